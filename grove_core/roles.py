@@ -1,0 +1,149 @@
+"""What `node.membership`, `node.broadcast` and their like can do, whichever plugin plays the role.
+
+Two faces of one idea: the ``…Machine`` protocols say what a plugin's machine must offer (methods
+whose first parameter is the context); the handles are what an application holds. A handle enters
+the machine through a `Call`, which the driver provides: it runs the method now, then lets the
+effects take place. The same handle therefore works on a real node and in virtual time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from grove_core.machine import Context, Machine, PeerId
+
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    """Run a function of (machine, context) at once, inside the node, as one more input."""
+
+    def __call__(self, act: Callable[[Any, Context[Any]], T]) -> T: ...
+
+
+class MembershipMachine(Protocol):
+    """A partial view of the village. Emits NeighborUp and NeighborDown."""
+
+    def join(self, ctx: Context[Any], contact: PeerId) -> None:
+        """Enter the overlay through a contact whose record is known to the driver."""
+        ...
+
+    def leave(self, ctx: Context[Any]) -> None:
+        """Tell the neighbours goodbye and keep nobody."""
+        ...
+
+    def neighbors(self) -> tuple[PeerId, ...]:
+        """Peers that broadcast may count on now, oldest first."""
+        ...
+
+    def known(self) -> tuple[PeerId, ...]:
+        """Peers kept in reserve, not connected on their account."""
+        ...
+
+
+class BroadcastMachine(Protocol):
+    """One-to-all delivery by topic. Emits Delivered, once per message."""
+
+    def publish(self, ctx: Context[Any], topic: str, data: bytes) -> bytes:
+        """Send data (at most the plugin's `max_payload` bytes) to all subscribers; returns its id."""
+        ...
+
+    def subscribe(self, ctx: Context[Any], topic: str) -> None:
+        """Want Delivered events of a topic. Idempotent."""
+        ...
+
+    def unsubscribe(self, ctx: Context[Any], topic: str) -> None:
+        """Want them no longer. Idempotent."""
+        ...
+
+    def topics(self) -> tuple[str, ...]:
+        """Topics subscribed to, in ascending order."""
+        ...
+
+    def links(self) -> Mapping[str, tuple[PeerId, ...]]:
+        """Peers by how they are used, in the protocol's own words: ``{"eager": …, "lazy": …}``."""
+        ...
+
+
+class DiscoveryMachine(Protocol):
+    """Finds peers. Emits PeerFound."""
+
+    def found(self) -> tuple[PeerId, ...]:
+        """Peers found and not yet forgotten."""
+        ...
+
+
+class _Handle:
+    """Binds a machine's role API to the node it lives on."""
+
+    def __init__(self, machine: Machine[Any], call: Call) -> None:
+        self.machine: Any = machine
+        """The plugin's own machine, for what only that plugin can do. Read it; do not call inputs."""
+        self.call = call
+        """Enter the machine: ``handle.call(lambda machine, ctx: machine.something(ctx, …))``."""
+
+
+class Membership(_Handle):
+    """`node.membership`: see MembershipMachine for the meaning of each method."""
+
+    def join(self, contact: PeerId) -> None:
+        self.call(lambda machine, ctx: machine.join(ctx, contact))
+
+    def leave(self) -> None:
+        self.call(lambda machine, ctx: machine.leave(ctx))
+
+    def neighbors(self) -> tuple[PeerId, ...]:
+        found: tuple[PeerId, ...] = self.machine.neighbors()
+        return found
+
+    def known(self) -> tuple[PeerId, ...]:
+        found: tuple[PeerId, ...] = self.machine.known()
+        return found
+
+
+class Broadcast(_Handle):
+    """`node.broadcast`: see BroadcastMachine for the meaning of each method."""
+
+    def publish(self, topic: str, data: bytes) -> bytes:
+        message_id: bytes = self.call(lambda machine, ctx: machine.publish(ctx, topic, data))
+        return message_id
+
+    def subscribe(self, topic: str) -> None:
+        self.call(lambda machine, ctx: machine.subscribe(ctx, topic))
+
+    def unsubscribe(self, topic: str) -> None:
+        self.call(lambda machine, ctx: machine.unsubscribe(ctx, topic))
+
+    def topics(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.machine.topics()
+        return found
+
+    def links(self) -> Mapping[str, tuple[PeerId, ...]]:
+        found: Mapping[str, tuple[PeerId, ...]] = self.machine.links()
+        return found
+
+
+class Discovery(_Handle):
+    """`node.discovery`: see DiscoveryMachine for the meaning of each method."""
+
+    def found(self) -> tuple[PeerId, ...]:
+        peers: tuple[PeerId, ...] = self.machine.found()
+        return peers
+
+
+class Storage(_Handle):
+    """`node.storage`: no common verbs yet; `call` reaches the plugin's own."""
+
+
+class Consensus(_Handle):
+    """`node.consensus`: no common verbs yet; `call` reaches the plugin's own."""
+
+
+HANDLES: Mapping[str, type[_Handle]] = {
+    "discovery": Discovery,
+    "membership": Membership,
+    "broadcast": Broadcast,
+    "storage": Storage,
+    "consensus": Consensus,
+}

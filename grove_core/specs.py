@@ -1,0 +1,127 @@
+"""What a plugin hands over at assembly: descriptions, never instances.
+
+Ten thousand simulated nodes call `build` ten thousand times and no hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from grove_core.machine import Machine, PeerId
+
+Role = Literal["discovery", "membership", "broadcast", "storage", "consensus"]
+ROLES: tuple[Role, ...] = ("discovery", "membership", "broadcast", "storage", "consensus")
+
+API = 1
+"""Major version of the hook specs and of the contract. A plugin module declares ``GROVE_API = 1``."""
+
+
+class Codec(Protocol):
+    """Pure translation between a protocol's messages and the body of one frame."""
+
+    @property
+    def max_size(self) -> int:
+        """Longest body in bytes that `encode` makes and `decode` accepts."""
+        ...
+
+    def encode(self, msg: Any) -> bytes:
+        """Raises LocalProtocolError if the message is longer than max_size."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Raises RemoteProtocolError, and nothing else, on any input."""
+        ...
+
+
+class Proof(msgspec.Struct, frozen=True, gc=False):
+    """A signature that must hold before a machine may see the message that carries it."""
+
+    signer: PeerId
+    data: bytes
+    signature: bytes
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A protocol together with its configuration: ready to be built, any number of times."""
+
+    spec: ProtocolSpec
+    config: Any
+
+    def build(self) -> Machine[Any]:
+        """A fresh machine."""
+        return self.spec.build(self.config)
+
+
+class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A protocol machine and what a driver must know to run it.
+
+    name: the plugin's entry-point name and its table ``[plugins.<name>]``.
+    build: config -> machine; with `hosts`, also a keyword argument of type `Part` per hosted field.
+    protocols: wire ids of the message stream, best first. rpc: wire ids of request/reply exchanges.
+    proofs: the signatures a message carries; a message with a bad one is dropped and its sender
+        disconnected. domain: prefix of everything this protocol signs.
+    queue: messages that may wait for one peer; overflow: what happens to the next one.
+    hosts: config field -> role; the field names the plugin to be built inside this one.
+    """
+
+    name: str
+    role: Role
+    config: type[msgspec.Struct]
+    build: Callable[..., Machine[Any]]
+    codec: Codec | None = None
+    protocols: tuple[str, ...] = ()
+    rpc: tuple[str, ...] = ()
+    proofs: Callable[[Any], Iterable[Proof]] | None = None
+    domain: bytes = b""
+    queue: int = 1024
+    overflow: Literal["drop", "disconnect"] = "drop"
+    hosts: dict[str, Role] = {}
+    provides: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+
+
+class TransportSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A transport: `build(config, upcalls)` gives a `grove_core.transport.Transport`.
+
+    listen: the multiaddrs (text) it listens on unless the configuration says otherwise.
+    """
+
+    name: str
+    config: type[msgspec.Struct]
+    build: Callable[..., Any]
+    provides: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+
+
+class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that lives beside the machines of a real node: `build(config, node)` gives a `Service`.
+
+    Services may use asyncio and sockets, so they do not exist in the simulator.
+    """
+
+    name: str
+    config: type[msgspec.Struct]
+    build: Callable[..., Any]
+    provides: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    sources: tuple[str, ...] = ()
+
+
+class Service(Protocol):
+    """Started after the transports listen and the machines run; stopped before them."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class ProfileSpec(msgspec.Struct, frozen=True):
+    """A profile that ships with a plugin. Named ``<plugin>/<name>`` unless it is one of Grove's own."""
+
+    name: str
+    path: Path

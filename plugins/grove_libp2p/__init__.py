@@ -1,0 +1,1 @@
+GROVE_API = 1
