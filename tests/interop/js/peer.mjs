@@ -1,0 +1,491 @@
+/* A js-libp2p node on a leash: JSON lines in, JSON lines out.
+ *
+ * The peer that Grove is proven against (tests/interop) and measured beside (benchmarks/js.py). It is
+ * js-libp2p as published, unpatched; the only thing added to it is the choice of leaving the muxer out of
+ * the Noise handshake, which js offers for tests (`skipStreamMuxerNegotiation`).
+ *
+ * Started with one argument, a JSON object (all keys optional):
+ *   listen    ["/ip4/127.0.0.1/tcp/0", …]
+ *   muxer     "inline" (default): named in the Noise handshake; "select": by multistream-select after it
+ *   key       "Ed25519" (default) | "secp256k1" | "ECDSA" | "RSA"
+ *   agent     agentVersion told by identify; js appends its own
+ *   identify  false: no identify service, so that a benchmark times connections and nothing else
+ * First line out: {"event": "listening", "peer": …, "addrs": […], "versions": {…}}.
+ * A line in is {"id": n, "do": verb, …}; its answer is {"id": n, "ok": …} or {"id": n, "error": {name, message}}.
+ * Verbs are the properties of `verbs` below. End of input, "stop" and SIGTERM all end the program.
+ *
+ * Protocols served, with the same meaning on the Grove side (tests/interop/services.py):
+ *   ECHO   returns what comes, ends when the opener ends
+ *   BULK   opener: u64 BE n, then any bytes, then end; server: sha256 of those bytes, then n pattern bytes, end
+ *   HOLD   server reads until the stream ends and tells the leash how it ended: {"event": "held", how, …}
+ *   RESET  server resets the stream at its first byte
+ * The pattern: byte i is BLOCK[i mod 65521], so that lost, doubled or swapped bytes change the hash.
+ */
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { quic } from '@chainsafe/libp2p-quic'
+import { generateKeyPair } from '@libp2p/crypto/keys'
+import { identify } from '@libp2p/identify'
+import { noise } from '@libp2p/noise'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { PeerRecord, RecordEnvelope } from '@libp2p/peer-record'
+import { ping } from '@libp2p/ping'
+import { tcp } from '@libp2p/tcp'
+import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
+
+const ECHO = '/grove/interop/echo/1.0.0'
+const BULK = '/grove/interop/bulk/1.0.0'
+const HOLD = '/grove/interop/hold/1.0.0'
+const RESET = '/grove/interop/reset/1.0.0'
+const PING = '/ipfs/ping/1.0.0'
+
+const options = JSON.parse(process.argv[2] ?? '{}')
+const tell = (line) => process.stdout.write(JSON.stringify(line) + '\n')
+
+// --- the pattern ---
+
+const BLOCK = Buffer.alloc(65521)
+for (let i = 0; i < BLOCK.length; i++) {
+  BLOCK[i] = ((i * 2654435761) % 4294967296) / 16777216 // the top byte; exact in doubles
+}
+const TWICE = Buffer.concat([BLOCK, BLOCK])
+const pattern = (offset, length) => TWICE.subarray(offset % BLOCK.length, (offset % BLOCK.length) + length)
+
+// --- the node ---
+
+/* Noise that may leave the muxer to multistream-select, and remembers how each peer's was agreed. */
+const agreed = new Map()
+function encrypter (components) {
+  const layer = noise()(components)
+  for (const side of ['secureInbound', 'secureOutbound']) {
+    const secure = layer[side].bind(layer)
+    layer[side] = async (stream, given) => {
+      const result = await secure(stream, { ...given, skipStreamMuxerNegotiation: options.muxer === 'select' })
+      agreed.set(result.remotePeer.toString(), result.streamMuxer == null ? 'select' : 'inline')
+      return result
+    }
+  }
+  return layer
+}
+
+const services = { ping: ping() }
+if (options.identify !== false) {
+  services.identify = identify()
+}
+const node = await createLibp2p({
+  privateKey: options.key === 'RSA' ? await generateKeyPair('RSA', 2048) : await generateKeyPair(options.key ?? 'Ed25519'),
+  addresses: { listen: options.listen ?? ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/udp/0/quic-v1'] },
+  transports: [tcp(), quic()],
+  connectionEncrypters: [encrypter],
+  streamMuxers: [yamux()],
+  nodeInfo: options.agent == null ? undefined : { userAgent: options.agent },
+  // The defaults refuse the sixth connection per second from one host (libp2p-wire.md 7.2): all of ours are one host.
+  connectionManager: { inboundConnectionThreshold: 1e6, maxIncomingPendingConnections: 1000, maxConnections: 10000, reconnectRetries: 0 },
+  connectionMonitor: { enabled: false },
+  services
+})
+
+const stopped = new Map() // paused streams by label, for the verb "resume"
+const identified = new WeakMap() // connection → promise of what identify said on it
+function identity (connection) {
+  if (!identified.has(connection)) identified.set(connection, Promise.withResolvers())
+  return identified.get(connection)
+}
+node.addEventListener('peer:identify', ({ detail }) => identity(detail.connection).resolve(detail))
+node.addEventListener('connection:open', ({ detail }) => tell({ event: 'connected', ...describe(detail) }))
+node.addEventListener('connection:close', ({ detail }) => tell({ event: 'disconnected', ...describe(detail) }))
+
+function describe (connection) {
+  return {
+    peer: connection.remotePeer.toString(),
+    addr: connection.remoteAddr.toString(),
+    direction: connection.direction,
+    muxer: connection.multiplexer,
+    encryption: connection.encryption,
+    negotiated: connection.encryption === '/noise' ? agreed.get(connection.remotePeer.toString()) : null
+  }
+}
+
+// --- streams ---
+
+const plenty = { maxInboundStreams: 10000, maxOutboundStreams: 10000 }
+const parts = (data) => data instanceof Uint8Array ? [data] : [...data]
+
+/* Calls `each` with every piece that comes; resolves to how the stream ended: "end", "closed", "reset" or "aborted". */
+function drained (stream, each) {
+  return new Promise((resolve) => {
+    stream.addEventListener('message', ({ data }) => parts(data).forEach(each))
+    stream.addEventListener('end', () => resolve({ how: stream.status === 'reset' ? 'reset' : stream.status === 'aborted' ? 'aborted' : 'end' }), { once: true })
+    stream.addEventListener('close', ({ error }) => resolve({ how: stream.status, error: error?.name, message: error?.message }), { once: true })
+  })
+}
+
+/* Sends `total` pattern bytes, never faster than the stream takes them; tells when it is held up. */
+async function send (stream, total, label) {
+  let sent = 0
+  while (sent < total) {
+    const length = Math.min(65521, total - sent)
+    if (!stream.send(pattern(sent, length)) && stream.writableNeedsDrain) {
+      const alarm = setTimeout(() => tell({ event: 'blocked', label, sent }), 100)
+      await stream.onDrain()
+      clearTimeout(alarm)
+    }
+    sent += length
+  }
+}
+
+/* A reader that stops at each multiple of `every` bytes until it is told to go on. The QUIC streams of js go on
+ * reading while paused (into memory, up to a limit that resets the stream), so there the whole program stops instead. */
+function slowly (stream, every, label) {
+  let received = 0
+  let next = every
+  return (piece) => {
+    received += piece.byteLength
+    if (every === 0 || received < next) {
+      return
+    }
+    next += every
+    if (stream.constructor.name === 'QuicStream') {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50)
+    } else if (stream.remoteWriteStatus !== 'closed') {
+      stream.pause()
+      stopped.set(label, stream)
+      tell({ event: 'paused', label, received })
+    }
+  }
+}
+
+/* Exact reads for short conversations, one at a time. */
+function reader (stream) {
+  let have = Buffer.alloc(0)
+  let wanted = null
+  let over = null
+  const ended = drained(stream, (piece) => { have = Buffer.concat([have, piece]); answer() })
+  ended.then((end) => { over = end; answer() })
+
+  function answer () {
+    if (wanted == null || (have.length < wanted.count && over == null)) {
+      return
+    }
+    const { count, resolve, reject } = wanted
+    wanted = null
+    if (have.length < count) {
+      reject(new Error(`stream over (${over.how}) after ${have.length} of ${count} bytes`))
+    } else {
+      resolve(have.subarray(0, count))
+      have = have.subarray(count)
+    }
+  }
+
+  return {
+    ended,
+    exactly: (count) => new Promise((resolve, reject) => { wanted = { count, resolve, reject }; answer() })
+  }
+}
+
+// --- protocols served ---
+
+await node.handle(ECHO, (stream) => {
+  stream.addEventListener('message', ({ data }) => stream.send(data))
+  stream.addEventListener('remoteCloseWrite', () => stream.close().catch(() => {}))
+}, plenty)
+
+let pace = 0 // bytes between pauses of BULK's server; set by the verb "pace"
+await node.handle(BULK, async (stream) => {
+  const hash = createHash('sha256')
+  const slow = slowly(stream, pace, 'server')
+  let head = Buffer.alloc(0)
+  let end
+  await new Promise((resolve) => {
+    drained(stream, (piece) => {
+      if (head.length < 8) {
+        head = Buffer.concat([head, piece])
+        if (head.length < 8) return
+        piece = head.subarray(8)
+        head = head.subarray(0, 8)
+        if (piece.length === 0) return
+      }
+      hash.update(piece)
+      slow(piece)
+    }).then((ending) => { end = ending; resolve() })
+  })
+  if (end.how !== 'end') {
+    return
+  }
+  stream.send(hash.digest())
+  await send(stream, Number(head.readBigUInt64BE()), 'server')
+  await stream.close()
+}, plenty)
+
+await node.handle(HOLD, (stream, connection) => {
+  let received = 0
+  drained(stream, (piece) => {
+    if (received === 0) tell({ event: 'holding', peer: connection.remotePeer.toString() })
+    received += piece.byteLength
+  }).then((end) => tell({ event: 'held', peer: connection.remotePeer.toString(), received, ...end }))
+}, plenty)
+
+await node.handle(RESET, (stream) => {
+  stream.addEventListener('message', () => stream.abort(new Error('as asked')), { once: true })
+}, plenty)
+
+// --- verbs ---
+
+function connection (peer) {
+  const found = node.getConnections(peerIdFromString(peer))
+  if (found.length === 0) {
+    throw new Error(`not connected to ${peer}`)
+  }
+  return found[0]
+}
+
+const open = (peer, protocol) => connection(peer).newStream(protocol, plenty)
+const since = (start) => performance.now() - start
+
+async function echoOnce (stream, bytes) {
+  const read = reader(stream)
+  const sent = Buffer.from(pattern(0, bytes))
+  stream.send(sent)
+  const got = await read.exactly(bytes)
+  if (!got.equals(sent)) {
+    throw new Error(`echo of ${bytes} bytes came back changed`)
+  }
+  return read
+}
+
+/* Runs `work` for 0 … count-1, at most `atOnce` at a time. */
+async function together (count, atOnce, work) {
+  let next = 0
+  await Promise.all(Array.from({ length: Math.min(count, atOnce) }, async () => {
+    while (next < count) await work(next++)
+  }))
+}
+
+const verbs = {
+  async dial ({ addr }) {
+    const start = performance.now()
+    const made = await node.dial(multiaddr(addr))
+    return { ms: since(start), ...describe(made) }
+  },
+
+  async hangup ({ peer }) {
+    await node.hangUp(peerIdFromString(peer))
+    return {}
+  },
+
+  connections: () => node.getConnections().map(describe),
+
+  /* What the peer said when js identified it, as js does by itself on each new connection (a second question at the
+   * same time would be refused: one identify stream per connection). The record is opened again here, apart from
+   * js's own check. */
+  async identify ({ peer }) {
+    const told = await identity(connection(peer)).promise
+    const stored = await node.peerStore.get(told.peerId)
+    const envelope = stored.peerRecordEnvelope == null ? null : await RecordEnvelope.openAndCertify(stored.peerRecordEnvelope, PeerRecord.DOMAIN)
+    const record = envelope == null ? null : PeerRecord.createFromProtobuf(envelope.payload)
+    return {
+      agent: told.agentVersion,
+      version: told.protocolVersion,
+      addrs: told.listenAddrs.map(String),
+      protocols: told.protocols,
+      observed: told.observedAddr?.toString() ?? null,
+      record: record == null ? null : { peer: record.peerId.toString(), seq: record.seqNumber.toString(), addrs: record.multiaddrs.map(String), bytes: stored.peerRecordEnvelope.byteLength }
+    }
+  },
+
+  /* What js knows of a peer without asking anew: by its own identify on connecting, and by identify/push since. */
+  async known ({ peer }) {
+    const stored = await node.peerStore.get(peerIdFromString(peer))
+    return {
+      agent: new TextDecoder().decode(stored.metadata.get('AgentVersion') ?? new Uint8Array()),
+      protocols: stored.protocols,
+      addrs: stored.addresses.map(({ multiaddr, isCertified }) => ({ addr: multiaddr.toString(), certified: isCertified }))
+    }
+  },
+
+  /* Pings through the ping service (a stream each), or all on one stream. Answers the round trips in ms. */
+  async ping ({ peer, count = 1, oneStream = false }) {
+    const rtts = []
+    if (!oneStream) {
+      for (let i = 0; i < count; i++) rtts.push(await node.services.ping.ping(peerIdFromString(peer)))
+      return { rtts }
+    }
+    const stream = await open(peer, PING)
+    const read = reader(stream)
+    for (let i = 0; i < count; i++) {
+      const payload = Buffer.from(pattern(i * 32, 32))
+      const start = performance.now()
+      stream.send(payload)
+      if (!(await read.exactly(32)).equals(payload)) throw new Error(`ping ${i} came back changed`)
+      rtts.push(since(start))
+    }
+    await stream.close()
+    return { rtts }
+  },
+
+  /* Opens `count` ECHO streams, `atOnce` at a time, each carrying `bytes` there and back and then ending in order. */
+  async streams ({ peer, count, atOnce, bytes = 32 }) {
+    let most = 0
+    let now = 0
+    let done = 0
+    await together(count, atOnce, async () => {
+      const stream = await open(peer, ECHO)
+      most = Math.max(most, ++now)
+      const read = await echoOnce(stream, bytes)
+        await stream.close()
+      const end = await read.ended
+      now--
+    done++
+      if (end.how !== 'end' && end.how !== 'closed') throw new Error(`stream ${stream.id} ended by ${end.how}`)
+    })
+    return { done, most }
+  },
+
+  /* One BULK exchange: sends `up` bytes, has `down` bytes sent back, reading slowly if `every` is given. */
+  async bulk ({ peer, up = 0, down = 0, every = 0 }) {
+    const stream = await open(peer, BULK)
+    const start = performance.now()
+    const hash = createHash('sha256')
+    const slow = slowly(stream, every, 'opener')
+    let answer = Buffer.alloc(0)
+    let received = 0
+    const end = drained(stream, (piece) => {
+      if (answer.length < 32) {
+        answer = Buffer.concat([answer, piece])
+        if (answer.length < 32) return
+        piece = answer.subarray(32)
+        answer = answer.subarray(0, 32)
+        if (piece.length === 0) return
+      }
+      received += piece.byteLength
+      hash.update(piece)
+      slow(piece)
+    })
+    const head = Buffer.alloc(8)
+    head.writeBigUInt64BE(BigInt(down))
+    stream.send(head)
+    await send(stream, up, 'opener')
+    await stream.close()
+    const { how } = await end
+    return { ms: since(start), up: answer.toString('hex'), down: hash.digest('hex'), received, how }
+  },
+
+  pace ({ every }) { pace = every; return {} },
+
+  resume ({ label }) { stopped.get(label).resume(); return {} },
+
+  /* Opens a HOLD stream, sends a byte and resets it. */
+  async abort ({ peer }) {
+    const stream = await open(peer, HOLD)
+    stream.send(Buffer.from('x'))
+    await new Promise((resolve) => stream.writeBufferLength === 0 ? resolve() : stream.addEventListener('idle', resolve, { once: true }))
+    stream.abort(new Error('as asked'))
+    return { how: stream.status }
+  },
+
+  /* Opens a RESET stream, sends a byte and tells how the stream ended. */
+  async aborted ({ peer }) {
+    const stream = await open(peer, RESET)
+    const end = drained(stream, () => {})
+    stream.send(Buffer.from('x'))
+    return await end
+  },
+
+  /* Opens a stream of a protocol that the peer need not have. */
+  async open ({ peer, protocol }) {
+    const stream = await open(peer, protocol)
+    const chosen = stream.protocol
+    await stream.close()
+    return { protocol: chosen }
+  },
+
+  // --- measurements, for benchmarks/js.py ---
+
+  usage () {
+    globalThis.gc?.()
+    const { user, system } = process.cpuUsage()
+    return { cpu: (user + system) / 1e6, rss: process.memoryUsage.rss() }
+  },
+
+  /* `count` times: dial, negotiate, one stream, one byte echoed, hang up. Milliseconds each, hanging up not counted. */
+  async setups ({ addr, count, atOnce = 1 }) {
+    const ms = []
+    const peer = peerIdFromString(multiaddr(addr).getComponents().findLast(({ name }) => name === 'p2p').value)
+    await together(count, atOnce, async () => {
+      const start = performance.now()
+      const made = await node.dial(multiaddr(addr), { force: true })
+      const stream = await made.newStream(ECHO, plenty)
+      await echoOnce(stream, 1)
+      ms.push(since(start))
+      await made.close()
+    })
+    await node.hangUp(peer)
+    return { ms }
+  },
+
+  /* `count` connections to one peer, kept open. */
+  async hoard ({ addr, count }) {
+    for (let i = 0; i < count; i++) await node.dial(multiaddr(addr), { force: true })
+    return { open: node.getConnections().length }
+  },
+
+  /* Requests of `bytes` answered by ECHO on `streams` streams at once, for `seconds`. */
+  async requests ({ peer, streams, bytes = 32, seconds = 1 }) {
+    const opened = []
+    for (let i = 0; i < streams; i++) opened.push(await open(peer, ECHO))
+    const readers = opened.map(reader)
+    const rtts = []
+    const payload = Buffer.from(pattern(0, bytes))
+    const start = performance.now()
+    await Promise.all(opened.map(async (stream, i) => {
+      while (since(start) < seconds * 1000) {
+        const asked = performance.now()
+        stream.send(payload)
+        await readers[i].exactly(bytes)
+        rtts.push(since(asked))
+      }
+    }))
+    const took = since(start) / 1000
+    await Promise.all(opened.map((stream) => stream.close()))
+    rtts.sort((a, b) => a - b)
+    return { perSecond: rtts.length / took, count: rtts.length, p50: rtts[rtts.length >> 1], p95: rtts[Math.floor(rtts.length * 0.95)] }
+  },
+
+  async stop () {
+    setImmediate(stop)
+    return {}
+  }
+}
+
+async function stop () {
+  setTimeout(() => process.exit(0), 2000).unref()
+  await node.stop()
+  process.exit(0)
+}
+
+// --- the leash ---
+
+const versions = { node: process.versions.node }
+const wanted = JSON.parse(readFileSync(new URL('package.json', import.meta.url))).dependencies
+for (const name of ['libp2p', '@libp2p/tcp', '@libp2p/noise', '@libp2p/yamux', '@chainsafe/libp2p-quic', '@libp2p/identify', '@libp2p/ping']) {
+  versions[name] = wanted[name]
+}
+process.on('SIGTERM', stop)
+process.on('SIGINT', stop)
+process.on('unhandledRejection', (error) => tell({ event: 'stray', error: String(error) }))
+const lines = createInterface({ input: process.stdin })
+lines.on('close', stop)
+lines.on('line', async (line) => {
+  const { id, do: verb, ...given } = JSON.parse(line)
+  try {
+    if (!Object.hasOwn(verbs, verb)) throw new Error(`no verb ${verb}; there are ${Object.keys(verbs).join(', ')}`)
+    tell({ id, ok: await verbs[verb](given) })
+  } catch (error) {
+    const first = error.errors?.[0] ?? error // dials fail with an AggregateError of one per address
+    tell({ id, error: { name: first.name, message: first.message } })
+  }
+})
+tell({ event: 'listening', peer: node.peerId.toString(), addrs: node.getMultiaddrs().map(String), versions })
