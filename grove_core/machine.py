@@ -118,7 +118,9 @@ class Context(Protocol[M_contra]):
         """Hold a connection to a peer, opening one if there is none.
 
         Always answered, by `on_peer_up(peer)` (also when the peer was up already) or by
-        `on_failure(CONNECT, peer, reason)`. The connection is protected until `disconnect`.
+        `on_failure(CONNECT, peer, reason)`: "unreachable", "timeout", or "refused" when the peer
+        does not speak this protocol. The connection is protected until `disconnect`, or
+        until it is lost: after `on_peer_down` nothing is held and nothing is redialled by itself.
         """
         ...
 

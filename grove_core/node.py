@@ -70,10 +70,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Slot:
     """One machine's place on a node."""
 
-    __slots__ = ("config", "index", "machine", "name", "spec")
+    __slots__ = ("config", "index", "machine", "name", "part", "spec")
 
     def __init__(self, index: int, part: Part) -> None:
         self.index = index
+        self.part = part
         self.spec = part.spec
         self.config = part.config
         self.name = part.spec.name

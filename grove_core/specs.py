@@ -46,14 +46,24 @@ class Proof(msgspec.Struct, frozen=True, gc=False):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A protocol together with its configuration: ready to be built, any number of times."""
+    """A protocol together with its configuration: ready to be built, any number of times.
+
+    hosted: the parts that a hosting protocol builds inside itself, by the field that names them.
+    """
 
     spec: ProtocolSpec
     config: Any
+    hosted: dict[str, Part] = {}
 
     def build(self) -> Machine[Any]:
         """A fresh machine."""
-        return self.spec.build(self.config)
+        return self.spec.build(self.config, **self.hosted)
+
+    @property
+    def domains(self) -> tuple[bytes, ...]:
+        """Prefixes of what the machine may sign: its own and its guests'."""
+        own = (self.spec.domain,) if self.spec.domain else ()
+        return own + tuple(domain for guest in self.hosted.values() for domain in guest.domains)
 
 
 class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +75,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     proofs: the signatures a message carries; a message with a bad one is dropped and its sender
         disconnected. domain: prefix of everything this protocol signs.
     queue: messages that may wait for one peer; overflow: what happens to the next one.
+    requests: questions of one peer that may wait for our answer; the next one is refused.
     hosts: config field -> role; the field names the plugin to be built inside this one.
     """
 
@@ -79,6 +90,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     domain: bytes = b""
     queue: int = 1024
     overflow: Literal["drop", "disconnect"] = "drop"
+    requests: int = 64
     hosts: dict[str, Role] = {}
     provides: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
