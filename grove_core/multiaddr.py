@@ -44,7 +44,8 @@ class Multiaddr:
 
     __slots__ = ("_encoded", "parts")
 
-    parts: Final[tuple[tuple[str, str], ...]]
+    _encoded: bytes
+    parts: tuple[tuple[str, str], ...]
 
     def __init__(self, *parts: tuple[str, str]) -> None:
         """From components. Raises RemoteProtocolError if one is unknown or its value does not fit."""
