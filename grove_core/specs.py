@@ -59,6 +59,9 @@ class Part(msgspec.Struct, frozen=True):
         """A fresh machine."""
         return self.spec.build(self.config, **self.hosted)
 
+    def __deepcopy__(self, memo: object) -> Part:
+        return self  # immutable, and shared by all machines built from it
+
     @property
     def domains(self) -> tuple[bytes, ...]:
         """Prefixes of what the machine may sign: its own and its guests'."""
