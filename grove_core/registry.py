@@ -1,0 +1,454 @@
+"""From installed packages to plugins, and from a configuration to a plan.
+
+A plugin is a module named in the entry-point group ``grove`` of an installed distribution. Only
+what is asked for is imported, each in a `try` of its own: one broken plugin costs nobody else
+anything (pluggy's own loader imports all of them and dies of the first, so it is not used).
+`survey` is the exception: it looks at everything, for `grove plugins list`.
+
+Invariants:
+1. A `Registry` is an object, never a module global: whoever starts a node makes one.
+2. A plugin is either registered whole (right API, known hooks, valid specs) or not at all.
+3. Two distributions that offer one name offer nothing: which of them wins would be luck.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+import pluggy
+
+from grove_core import hookspecs
+from grove_core.errors import ConfigError, PluginError
+from grove_core.layers import Problem, in_order
+from grove_core.node import Plan
+from grove_core.specs import API, ROLES, Part, ProfileSpec, ProtocolSpec, ServiceSpec, TransportSpec
+from grove_core.words import did_you_mean
+
+if TYPE_CHECKING:
+    from grove_core.config import Configuration
+
+GROUP = "grove"
+Spec = ProtocolSpec | TransportSpec | ServiceSpec
+
+SPEC_HOOKS: dict[str, tuple[str, type[Spec]]] = {
+    "grove_transports": ("transport", TransportSpec),
+    **{f"grove_{role}": (role, ProtocolSpec) for role in ROLES},
+    "grove_services": ("service", ServiceSpec),
+}
+"""Hook -> the role its specs play, and their type."""
+
+KINDS = tuple(role for role, _ in SPEC_HOOKS.values())
+"""Every role a profile can fill, in the order of a node's assembly: transports, machines, services."""
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One entry point: a distribution says that a module is the plugin of this name."""
+
+    name: str
+    target: str  # module, or module:object
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.distribution} {self.version})"
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """A plugin that was imported and found sound."""
+
+    offer: Offer
+    module: Any
+    hooks: tuple[str, ...]
+    specs: dict[str, Spec]  # by role
+    profiles: tuple[ProfileSpec, ...]
+
+    @property
+    def name(self) -> str:
+        """The entry-point name: what profiles and tables call it."""
+        return self.offer.name
+
+
+class Surveyed(msgspec.Struct, frozen=True):
+    """One line of `grove plugins list`."""
+
+    name: str
+    state: Literal["ok", "broken", "wrong api", "duplicate"]
+    offers: tuple[Offer, ...]
+    cause: str = ""
+    plugin: Plugin | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self.plugin.specs) if self.plugin else ()
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Wire ids of its message streams and of its exchanges."""
+        specs = self.plugin.specs.values() if self.plugin else ()
+        machines = [spec for spec in specs if isinstance(spec, ProtocolSpec)]
+        return tuple(wire for spec in machines for wire in (*spec.protocols, *spec.rpc))
+
+
+class WrongApi(PluginError):
+    """A plugin speaks another major version of the hooks than this kernel."""
+
+
+class Duplicate(PluginError):
+    """More than one distribution offers a plugin name."""
+
+
+def installed() -> dict[str, list[tuple[Offer, EntryPoint]]]:
+    """Everything offered in the group, by name, ascending. Reads metadata only, imports nothing."""
+    found: dict[str, list[tuple[Offer, EntryPoint]]] = {}
+    for point in entry_points(group=GROUP):
+        of = point.dist
+        who = (of.name, of.version) if of is not None else ("?", "?")
+        found.setdefault(point.name, []).append((Offer(point.name, point.value, *who), point))
+    for offers in found.values():
+        offers.sort(key=lambda pair: (pair[0].distribution, pair[0].version))
+    return dict(sorted(found.items()))
+
+
+class Registry:
+    """The plugins of one node (or of one command): loads, remembers, looks up."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(GROUP)
+        self.manager.add_hookspecs(hookspecs)
+        self._offers = installed()
+        self._loaded: dict[str, Plugin | PluginError] = {}
+        if os.environ.get("GROVE_TRACE_HOOKS") == "1":
+            self.manager.add_hookcall_monitoring(_trace_call, _trace_result)
+
+    @property
+    def hooks(self) -> hookspecs.Hooks:
+        """Calls to the hooks of the plugins loaded so far."""
+        return cast(hookspecs.Hooks, self.manager.hook)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all installed plugins, ascending, sound or not. Imports nothing."""
+        return tuple(self._offers)
+
+    def offers(self, name: str) -> tuple[Offer, ...]:
+        """Which distributions offer a name; more than one is an error, and `load` says so."""
+        return tuple(offer for offer, _ in self._offers.get(name, ()))
+
+    def load(self, name: str) -> Plugin:
+        """Import and register a plugin, once. Raises PluginError, the same one every time."""
+        found = self._loaded.get(name)
+        if found is None:
+            try:
+                found = self._load(name)
+            except PluginError as error:
+                found = error
+            self._loaded[name] = found
+        if isinstance(found, PluginError):
+            raise found
+        return found
+
+    def _load(self, name: str) -> Plugin:
+        offers = self._offers.get(name)
+        if not offers:
+            raise PluginError(self.no_such(name))
+        if len(offers) > 1:
+            both = ", ".join(f"{one.distribution} {one.version} ({one.target})" for one, _ in offers)
+            raise Duplicate(
+                f"{_count(len(offers))} distributions provide plugin {name!r}: {both}; "
+                f"uninstall one or rename its entry point"
+            )
+        offer, point = offers[0]
+        try:
+            module = point.load()
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{offer} failed while importing: {_cause(error)}") from error
+        _check_api(offer, module)
+        try:
+            self.manager.register(module, name)
+            self.manager.check_pending()
+            return self._inspect(offer, module)
+        except PluginError:
+            self._forget(name)
+            raise
+        except (Exception, SystemExit) as error:
+            self._forget(name)
+            raise _unsound(offer, _cause(error)) from error
+
+    def no_such(self, name: str) -> str:
+        """The sentence for a name nobody offers."""
+        hint = did_you_mean(name, self._offers)
+        there = ", ".join(self._offers) or "none"
+        return f"no installed plugin is called {name!r}{hint} (installed: {there})"
+
+    def _forget(self, name: str) -> None:
+        if self.manager.has_plugin(name):
+            self.manager.unregister(name=name)
+
+    def _inspect(self, offer: Offer, module: Any) -> Plugin:
+        """Ask a registered plugin what it offers, and see that it is what the hooks promise."""
+        others = [plugin for plugin in self.manager.get_plugins() if plugin is not module]
+        hooks = tuple(sorted(caller.name for caller in self.manager.get_hookcallers(module) or ()))
+
+        def ask(hook: str) -> list[Any]:
+            answers = self.manager.subset_hook_caller(hook, others)()
+            return [item for answer in answers for item in answer]
+
+        specs: dict[str, Spec] = {}
+        for hook, (role, kind) in SPEC_HOOKS.items():
+            for spec in ask(hook) if hook in hooks else ():
+                if not isinstance(spec, kind):
+                    raise _unsound(offer, f"{hook} gave {spec!r:.80}; expected a {kind.__name__}")
+                if spec.name != offer.name:
+                    raise _unsound(
+                        offer, f"{hook} gave a spec named {spec.name!r}; expected {offer.name!r}"
+                    )
+                if isinstance(spec, ProtocolSpec) and spec.role != role:
+                    raise _unsound(offer, f"{hook} gave a spec of role {spec.role!r}")
+                if role in specs:
+                    raise _unsound(offer, f"{hook} gave two specs; a plugin plays a role once")
+                if not (isinstance(spec.config, type) and issubclass(spec.config, msgspec.Struct)):
+                    raise _unsound(offer, f"its config {spec.config!r:.80} is not a msgspec.Struct class")
+                specs[role] = spec
+        if len({spec.config for spec in specs.values()}) > 1:
+            raise _unsound(offer, f"its roles want different Config structs for [plugins.{offer.name}]")
+        profiles = tuple(ask("grove_profiles")) if "grove_profiles" in hooks else ()
+        for profile in profiles:
+            if not isinstance(profile, ProfileSpec):
+                raise _unsound(offer, f"grove_profiles gave {profile!r:.80}; expected a ProfileSpec")
+        return Plugin(offer, module, hooks, specs, profiles)
+
+    def survey(self) -> tuple[Surveyed, ...]:
+        """Load everything there is and say how each plugin fares. Never raises for a plugin's sake."""
+        found: list[Surveyed] = []
+        for name in self.names():
+            try:
+                found.append(Surveyed(name, "ok", self.offers(name), plugin=self.load(name)))
+            except WrongApi as error:
+                found.append(Surveyed(name, "wrong api", self.offers(name), str(error)))
+            except Duplicate as error:
+                found.append(Surveyed(name, "duplicate", self.offers(name), str(error)))
+            except PluginError as error:
+                found.append(Surveyed(name, "broken", self.offers(name), str(error)))
+        return tuple(found)
+
+    def assemble(self, config: Configuration) -> Plan:
+        """The plan of a node. Imports the plugins that [roles] names and no others.
+
+        Raises ConfigError with every mistake in the configuration, or PluginError if the
+        configuration is right and a plugin is at fault. Nothing is started.
+        """
+        return _Assembly(self, config).plan()
+
+
+def assemble(config: Configuration, registry: Registry | None = None) -> Plan:
+    """`Registry.assemble`, for who needs no hooks afterwards."""
+    return (registry or Registry()).assemble(config)
+
+
+class _Assembly:
+    """One run from configuration to plan; collects problems on the way."""
+
+    def __init__(self, registry: Registry, config: Configuration) -> None:
+        self.registry = registry
+        self.config = config
+        self.problems: list[Problem] = list(config.problems)
+        self.configs: dict[str, Any] = {}  # converted tables by plugin; None: it has mistakes
+
+    def plan(self) -> Plan:
+        chosen: dict[str, list[tuple[Spec, Any]]] = {role: [] for role in KINDS}
+        parts: list[Part] = []
+        self.unknown_tables()
+        for role in KINDS:
+            names = self.config.roles.of(role)
+            for name in dict.fromkeys(names):
+                if names.count(name) > 1:
+                    self.tell(("roles", role), f"{name!r} is named twice")
+                spec = self.spec(("roles", role), name, role)
+                if spec is None:
+                    continue
+                config = self.table(spec)
+                if not isinstance(spec, ProtocolSpec):
+                    chosen[role].append((spec, config))
+                elif any(part.spec.name == name for part in parts):
+                    self.tell(("roles", role), f"{name!r} already plays another role on this node")
+                elif config is not None:
+                    parts.append(Part(spec, config, self.hosted(spec, config, (name,))))
+                else:
+                    parts.append(Part(spec, config))
+        specs = [spec for pairs in chosen.values() for spec, _ in pairs] + [part.spec for part in parts]
+        inside = [part.spec for part in _all_parts(parts)]
+        self.capabilities(specs, inside)
+        self.domains(inside)
+        self.stop()
+        return Plan(
+            profile=self.config.profile,
+            settings=self.config.settings,
+            limits=self.config.limits,
+            parts=tuple(parts),
+            transports=tuple(cast(list[tuple[TransportSpec, Any]], chosen["transport"])),
+            services=tuple(cast(list[tuple[ServiceSpec, Any]], chosen["service"])),
+        )
+
+    def stop(self) -> None:
+        """Raise what was found, mistakes of the person before those of plugins."""
+        if any(not problem.is_plugin for problem in self.problems):
+            raise ConfigError(in_order(self.problems))
+        if self.problems:
+            raise PluginError("\n".join(in_order(self.problems)))
+
+    def tell(self, key: tuple[str, ...], text: str, *, is_plugin: bool = False) -> None:
+        said = f"[{key[0]}] {'.'.join(key[1:])}"
+        self.problems.append(Problem(self.config.origin(key), f"{said}: {text}", is_plugin=is_plugin))
+
+    def unknown_tables(self) -> None:
+        for name in self.config.names(("plugins",)):
+            if name not in self.registry.names():
+                self.tell(("plugins", name), self.registry.no_such(name))
+
+    def spec(self, key: tuple[str, ...], name: str, role: str) -> Spec | None:
+        """The spec of a plugin in a role, or None and a problem that cites the key that asked for it."""
+        if name not in self.registry.names():
+            self.tell(key, self.registry.no_such(name))
+            return None
+        try:
+            plugin = self.registry.load(name)
+        except PluginError as error:
+            self.tell(key, str(error), is_plugin=True)
+            return None
+        if role not in plugin.specs:
+            plays = ", ".join(plugin.specs) or "no role"
+            self.tell(key, f"{plugin.offer} does not play {role}; it plays {plays}")
+            for other in plugin.specs.values():  # its table may hold more mistakes: tell them too
+                self.table(other)
+        return plugin.specs.get(role)
+
+    def table(self, spec: Spec) -> Any:
+        """The plugin's own table as its struct, converted once; None if it has mistakes."""
+        if spec.name not in self.configs:
+            table = ("plugins", spec.name)
+            self.configs[spec.name] = self.config.read(table, spec.config, self.problems)
+        return self.configs[spec.name]
+
+    def hosted(self, spec: ProtocolSpec, config: Any, chain: Sequence[str]) -> dict[str, Part]:
+        """The parts that a hosting protocol names in its own table, and theirs in turn."""
+        found: dict[str, Part] = {}
+        for field, role in spec.hosts.items():
+            key = ("plugins", spec.name, field)
+            name = getattr(config, field, None)
+            if not isinstance(name, str) or not name:
+                self.tell(key, f"expected the name of a {role} plugin to host, got {name!r}")
+                continue
+            if name in chain:
+                self.tell(key, f"plugins host each other in a circle: {' → '.join((*chain, name))}")
+                continue
+            guest = self.spec(key, name, role)
+            if guest is None:
+                continue
+            assert isinstance(guest, ProtocolSpec)  # roles of hosts are machine roles
+            table = self.table(guest)
+            if table is not None:
+                found[field] = Part(guest, table, self.hosted(guest, table, (*chain, name)))
+        return found
+
+    def capabilities(self, specs: Sequence[Spec], inside: Sequence[ProtocolSpec]) -> None:
+        """Everything required must be provided by a chosen plugin; else say who would."""
+        provided = {capability for spec in specs for capability in spec.provides}
+        for spec in dict.fromkeys(map(_by_identity, (*specs, *inside))):
+            for capability in sorted(spec.spec.requires - provided):
+                self.tell(
+                    self.asked(spec.spec),
+                    f"plugin {spec.spec.name!r} needs {capability!r}, which no chosen plugin provides; "
+                    + self.who_offers(capability),
+                )
+
+    def asked(self, spec: Spec) -> tuple[str, ...]:
+        for role in KINDS:
+            if spec.name in self.config.roles.of(role):
+                return ("roles", role)
+        return ("plugins", spec.name)
+
+    def who_offers(self, capability: str) -> str:
+        would = [
+            str(one.plugin.offer)
+            for one in Registry().survey()  # of its own: nothing more is registered for this node
+            if one.plugin and any(capability in spec.provides for spec in one.plugin.specs.values())
+        ]
+        return f"{' or '.join(would)} would" if would else "nor does any installed one"
+
+    def domains(self, specs: Sequence[ProtocolSpec]) -> None:
+        """A signature made for one protocol must never count in another."""
+        signing = {spec.name: spec for spec in specs if spec.domain}
+        for one in signing.values():
+            for other in signing.values():
+                if one.name != other.name and other.domain.startswith(one.domain):
+                    self.tell(
+                        self.asked(one),
+                        f"plugins {one.name!r} and {other.name!r} sign in overlapping domains "
+                        f"({one.domain!r}, {other.domain!r}); they cannot be on one node",
+                        is_plugin=True,
+                    )
+
+
+class _by_identity:
+    """A spec as a dict key: specs hold dicts, so they do not hash."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _by_identity) and other.spec is self.spec
+
+
+def _all_parts(parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts and everything they host, at any depth."""
+    for part in parts:
+        yield part
+        yield from _all_parts(part.hosted.values())
+
+
+def _check_api(offer: Offer, module: Any) -> None:
+    spoken = getattr(module, "GROVE_API", None)
+    if spoken == API:
+        return
+    if not isinstance(spoken, int):
+        module_name = offer.target.partition(":")[0]
+        raise WrongApi(
+            f"{offer} does not say which hook API it speaks; GROVE_API = {API} belongs in {module_name}"
+        )
+    fix = "upgrade grove-node" if spoken > API else f"upgrade {offer.distribution}"
+    raise WrongApi(f"{offer} speaks hook API {spoken}, this Grove speaks {API}; {fix}")
+
+
+def _unsound(offer: Offer, what: str) -> PluginError:
+    return PluginError(f"{offer} was refused: {what}")
+
+
+def _cause(error: BaseException) -> str:
+    """An exception in one line."""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _count(number: int) -> str:
+    return {2: "two", 3: "three"}.get(number, str(number))
+
+
+def _trace_call(name: str, implementations: Sequence[Any], arguments: Any) -> None:
+    given = ", ".join(f"{key}={value!r:.60}" for key, value in arguments.items())
+    to = ", ".join(each.plugin_name for each in implementations) or "nobody"
+    print(f"hook {name}({given}) -> {to}", file=sys.stderr)
+
+
+def _trace_result(outcome: Any, name: str, implementations: Sequence[Any], arguments: Any) -> None:
+    failed = outcome.exception
+    gave = f"raised {failed!r}" if failed else f"{outcome.get_result()!r:.200}"
+    print(f"hook {name} = {gave}", file=sys.stderr)
