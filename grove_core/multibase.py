@@ -12,7 +12,7 @@ import binascii
 
 from grove_core.errors import RemoteProtocolError
 
-MAX_TEXT = 512
+MAX_TEXT = 1024
 """Longest text decoded, in characters: the positional bases cost quadratic time."""
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
