@@ -44,7 +44,7 @@ class Ticket(msgspec.Struct, frozen=True):
     expires: int = 0
 
     def encode(self) -> str:
-        """The ticket as text: "grove1…", lower case, at most 512 characters. LocalProtocolError beyond."""
+        """The ticket as text, "grove1…", at most 1024 characters. Raises LocalProtocolError beyond."""
         if len(self.addresses) > MAX_ADDRESSES:
             raise LocalProtocolError(
                 f"ticket with {len(self.addresses)} addresses; limit {MAX_ADDRESSES}"
@@ -88,8 +88,8 @@ class Ticket(msgspec.Struct, frozen=True):
         body, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
         if not body or checksum != _checksum(body):
             raise RemoteProtocolError(
-                f"ticket of {len(word)} characters is mistyped or cut short (its checksum does not match); "
-                "copy it again"
+                f"ticket of {len(word)} characters is mistyped or cut short (its checksum does "
+                "not match); copy it again"
             )
         return _read(body)
 

@@ -16,7 +16,7 @@ from tests.fuzz import survives, text_survives
 
 X = Identity.from_seed(bytes(32)).peer
 Y = Identity.from_seed(b"\x01" * 32).peer
-CERTHASH = "uEiDDq4_xNyDorZBH3TlGazyJdOWSwvo4PUo5YHFMrvDE8g"  # specs webtransport/README.md
+CERTHASH = "uEiDDq4_xNyDorZBH3TlGazyJdOWSwvo4PUo5YHFMrvDE8g"
 
 VECTORS = {
     "/ip4/127.0.0.1/udp/4001/quic-v1": "047f00000191020fa1cd03",
