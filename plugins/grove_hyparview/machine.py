@@ -360,26 +360,22 @@ class HyParView(Machine[HyParViewMessage]):
 
     def _merge(self, ctx: Ctx, contacts: Iterable[Contact], sent: tuple[PeerId, ...]) -> None:
         """Take ids into the passive view, evicting first what was just sent to the peer."""
-        expendable = [peer for peer in sent if peer in self.passive]
+        passive, active, size = self.passive, self.active, self.config.passive_size
+        expendable = [peer for peer in sent if peer in passive]
         for contact in contacts:
-            self._found(ctx, contact)
-            if self._is_new(ctx, contact.peer):
-                while expendable and len(self.passive) >= self.config.passive_size:
-                    self.passive.pop(expendable.pop(0), None)
-                self._reserve(ctx, contact.peer)
+            peer = contact.peer
+            if contact.record:
+                self._found(ctx, contact)
+            if peer in passive or peer in active or peer == ctx.me:
+                continue
+            if len(passive) >= size:
+                del passive[expendable.pop() if expendable else _one_of(ctx.rng, tuple(passive))]
+            passive[peer] = None
+        self._changed(ctx)
 
     def _reserve(self, ctx: Ctx, peer: PeerId) -> None:
         """Into the passive view, in place of a random entry if it is full."""
-        if not self._is_new(ctx, peer):
-            return
-        if len(self.passive) >= self.config.passive_size:
-            del self.passive[_one_of(ctx.rng, tuple(self.passive))]
-        self.passive[peer] = None
-        self._changed(ctx)
-        assert len(self.passive) <= self.config.passive_size
-
-    def _is_new(self, ctx: Ctx, peer: PeerId) -> bool:
-        return peer != ctx.me and peer not in self.active and peer not in self.passive
+        self._merge(ctx, (Contact(peer),), ())
 
     # Links.
 
@@ -550,8 +546,14 @@ def _one_of(rng: Random, peers: tuple[PeerId, ...] | list[PeerId]) -> PeerId:
 
 
 def _some_of(rng: Random, peers: tuple[PeerId, ...], count: int) -> tuple[PeerId, ...]:
-    """Count different peers, or all of them if they are fewer."""
-    return tuple(rng.sample(peers, count)) if count < len(peers) else peers
+    """Count different peers, or all of them if they are fewer: the first steps of a shuffle."""
+    if count >= len(peers):
+        return peers
+    pool = list(peers)
+    for i in range(count):
+        j = i + int(rng.random() * (len(pool) - i))
+        pool[i], pool[j] = pool[j], pool[i]
+    return tuple(pool[:count])
 
 
 def _restored(record: bytes | None) -> Views | None:
