@@ -68,6 +68,8 @@ class Multiaddr:
     def _set(self, encoded: bytes, parts: tuple[tuple[str, str], ...]) -> None:
         if len(encoded) > MAX_SIZE:
             raise RemoteProtocolError(f"multiaddr of {len(encoded)} bytes; limit {MAX_SIZE}")
+        if any(name == "unix" for name, _ in parts[:-1]):
+            raise RemoteProtocolError("multiaddr with something behind a unix path, which comes last")
         object.__setattr__(self, "_encoded", encoded)
         object.__setattr__(self, "parts", parts)
 

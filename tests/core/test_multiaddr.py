@@ -226,6 +226,7 @@ def test_bad_text_is_refused_with_the_reason(text: str, complaint: str) -> None:
         ("3502ffff", "not UTF-8"),
         ("ffffffffffffffffff01", "longer than 9 bytes"),
         ("00" * 1025, "1025 bytes"),
+        ("9003" + "022f61" + "060fa1", "behind a unix path"),
     ],
 )
 def test_bad_bytes_are_refused_with_the_reason(encoded: str, complaint: str) -> None:
