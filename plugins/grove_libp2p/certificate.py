@@ -80,6 +80,9 @@ def verify_certificate(chain: bytes | Sequence[bytes], now: float) -> PublicKey:
         moment = datetime.fromtimestamp(now, UTC)
     except Exception as error:  # the library's own list of exceptions is open
         raise RemoteProtocolError(f"certificate that cannot be read: {error}") from None
+    if subject_public_key_info not in certificate.tbs_certificate_bytes:
+        # tls.md: NamedCurve only. The library also reads a curve that is spelt out, but writes the name.
+        raise RemoteProtocolError("certificate whose key is not in the one form allowed (named curve)")
     if not start <= moment <= end:
         raise RemoteProtocolError(
             f"certificate valid from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, and it is "
@@ -142,9 +145,7 @@ def _check_self_signature(certificate: x509.Certificate, key: object) -> None:
     except Exception as error:  # InvalidSignature, or whatever a backend makes of hostile bytes
         reason = str(error) or type(error).__name__
         raise RemoteProtocolError(f"certificate whose self-signature does not hold: {reason}") from None
-    raise RemoteProtocolError(
-        f"certificate signed with {algorithm} by a {type(key).__name__}: not accepted"
-    )
+    raise RemoteProtocolError(f"certificate signed with {algorithm} by a {type(key).__name__}: refused")
 
 
 def _subject_public_key_info(key: object) -> bytes:

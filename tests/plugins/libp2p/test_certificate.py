@@ -20,6 +20,7 @@ from grove_libp2p.certificate import (
     EXTENSION,
     SIGNED_PREFIX,
     _der,
+    _read_der,
     make_certificate,
     verify_certificate,
 )
@@ -230,13 +231,40 @@ def test_other_certificate_keys_and_short_hashes_are_refused(key: Any, hashed: A
 
 
 def test_curve_with_explicit_parameters_is_refused() -> None:
-    # tls.md: certificates MUST use the NamedCurve encoding. No library here writes the other one, so
-    # the OID of P-256 in a good certificate is turned into another OID of the same length.
-    named = bytes.fromhex("06082a8648ce3d030107")
-    der = certificate()
-    assert der.count(named) == 1
-    with pytest.raises(RemoteProtocolError, match="cannot be read"):
-        verify_certificate(der.replace(named, bytes.fromhex("06082a8648ce3d030177")), NOW)
+    # tls.md: certificates MUST use the NamedCurve encoding. Here P-256 is spelt out (RFC 3279, 2.3.5;
+    # numbers from SEC 2) in an otherwise good certificate, signed anew.
+    def number(text: str) -> bytes:
+        value = bytes.fromhex(text)
+        return _der(0x02, b"\0" * (value[0] >> 7) + value)
+
+    prime = "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff"
+    a = "ffffffff00000001000000000000000000000000fffffffffffffffffffffffc"
+    b = "5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604b"
+    x = "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    y = "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+    order = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551"
+    parameters = (
+        number("01")
+        + _der(0x30, bytes.fromhex("06072a8648ce3d0101") + number(prime))
+        + _der(0x30, _der(0x04, bytes.fromhex(a)) + _der(0x04, bytes.fromhex(b)))
+        + _der(0x04, bytes.fromhex("04" + x + y))
+        + number(order)
+        + number("01")
+    )
+    named = subject(P256)
+    point = _der(0x03, b"\0" + named[-65:])
+    spelt_out = _der(
+        0x30, _der(0x30, bytes.fromhex("06072a8648ce3d0201") + _der(0x30, parameters)) + point
+    )
+    good = x509.load_der_x509_certificate(certificate())
+    content, _ = _read_der(0x30, good.tbs_certificate_bytes)
+    assert content.count(named) == 1
+    signed = _der(0x30, content.replace(named, spelt_out))
+    signature = P256.sign(signed, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    der = _der(0x30, signed + algorithm + _der(0x03, b"\0" + signature))
+    with pytest.raises(RemoteProtocolError, match="named curve"):
+        verify_certificate(der, NOW)
 
 
 @pytest.mark.parametrize(
