@@ -53,6 +53,20 @@ def json_line(told: dict[str, Any]) -> str:
     return msgspec.json.encode(printable).decode()
 
 
+def printable(text: str | bytes) -> str:
+    """What a stranger said, safe to print: one line, and no control sequence reaches the terminal.
+
+    What is not printable, and what is not UTF-8, is shown as a backslash escape.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def short(peer: str) -> str:
     """A peer id in text, cut for the eye as `identity.short` cuts it: `12D3…h7Qz`."""
     return f"{peer[:4]}…{peer[-4:]}"
