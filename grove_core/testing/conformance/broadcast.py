@@ -107,7 +107,7 @@ class BroadcastConformance(ProtocolConformance):
         if not _connected(village):
             raise AssertionError("the test's own topology fell apart; choose another seed")
         for number in range(3):
-            message = village.publish(village.nodes[number])
+            message = village.publish(village.alive[number])
             village.run_for(self.within)
             assert village.reliability(message) == 1.0, f"message {number} after the crash"
 
