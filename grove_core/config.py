@@ -66,6 +66,10 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
         return (names,) if isinstance(names, str) else names
 
 
+TABLES: dict[str, type[msgspec.Struct]] = {"node": Settings, "limits": Limits, "roles": Roles}
+"""The kernel's own tables. [plugins.<name>] is the plugin's."""
+
+
 class Configuration(Layers):
     """Layers merged and understood. `load` makes one; `registry.assemble` turns it into a plan."""
 
@@ -168,13 +172,10 @@ def profiles() -> dict[str, Path]:
     return {path.stem: path for path in sorted(PROFILES.glob("*.toml"))}
 
 
-def profile_chain(name: str, registry: Registry) -> list[tuple[str, Layer]]:
-    """A profile and its ancestors, nearest first. Raises ConfigError if one cannot be read."""
-    problems: list[Problem] = []
-    chain = _chain(name, Origin("flag", "profile"), registry, problems)
-    if problems:
-        raise ConfigError(in_order(problems))
-    return chain
+def profile_header(path: Path) -> dict[str, str]:
+    """What a profile says of itself: its description, and the profile it extends. Empty if unreadable."""
+    tree, _ = _parse_file(path, Origin("profile", _shown(path)), [])
+    return {name: str(tree.get(name, "")) for name in ("extends", "description")}
 
 
 def _chain(

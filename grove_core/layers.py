@@ -112,6 +112,10 @@ class Layers:
         """Whether a value, not a table, is in force under a key."""
         return key in self._live
 
+    def leaves(self) -> tuple[Key, ...]:
+        """Every key with a value in force, in order of first appearance."""
+        return tuple(self._live)
+
     def value(self, key: Key) -> Any:
         """What is in force under a key, a table as a dict; KeyError if nobody set it."""
         if key in self._live:

@@ -223,17 +223,7 @@ class Registry:
 
     def survey(self) -> tuple[Surveyed, ...]:
         """Load everything there is and say how each plugin fares. Never raises for a plugin's sake."""
-        found: list[Surveyed] = []
-        for name in self.names():
-            try:
-                found.append(Surveyed(name, "ok", self.offers(name), plugin=self.load(name)))
-            except WrongApi as error:
-                found.append(Surveyed(name, "wrong api", self.offers(name), str(error)))
-            except Duplicate as error:
-                found.append(Surveyed(name, "duplicate", self.offers(name), str(error)))
-            except PluginError as error:
-                found.append(Surveyed(name, "broken", self.offers(name), str(error)))
-        return tuple(found)
+        return tuple(survey_one(self, name) for name in self.names())
 
     def assemble(self, config: Configuration) -> Plan:
         """The plan of a node. Imports the plugins that [roles] names and no others.
@@ -242,6 +232,20 @@ class Registry:
         configuration is right and a plugin is at fault. Nothing is started.
         """
         return _Assembly(self, config).plan()
+
+
+def survey_one(registry: Registry, name: str) -> Surveyed:
+    """How one installed plugin fares. Never raises for the plugin's sake."""
+    state: Literal["ok", "broken", "wrong api", "duplicate"]
+    try:
+        return Surveyed(name, "ok", registry.offers(name), plugin=registry.load(name))
+    except PluginError as error:
+        state = "broken"
+        if isinstance(error, WrongApi):
+            state = "wrong api"
+        elif isinstance(error, Duplicate):
+            state = "duplicate"
+        return Surveyed(name, state, registry.offers(name), str(error))
 
 
 def assemble(config: Configuration, registry: Registry | None = None) -> Plan:

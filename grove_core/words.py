@@ -69,9 +69,9 @@ def _bounds(about: inspect.IntType | inspect.FloatType) -> str:
     low = about.ge if about.ge is not None else about.gt
     high = about.le if about.le is not None else about.lt
     if about.ge is not None and about.le is not None:
-        return f" from {low:,} to {high:,}"
-    above = "above {:,g}" if about.gt is not None else "at least {:,}"
-    below = "below {:,g}" if about.lt is not None else "at most {:,}"
+        return f" from {low:,.10g} to {high:,.10g}"
+    above = "above {:,.10g}" if about.gt is not None else "at least {:,.10g}"
+    below = "below {:,.10g}" if about.lt is not None else "at most {:,.10g}"
     said = [words.format(bound) for words, bound in ((above, low), (below, high)) if bound is not None]
     if not said:
         return ""
