@@ -400,7 +400,6 @@ class AioquicEngine(QuicConnection):
 
     # --- frames after which something may be sent; STREAM and PING are not among them
 
-    _handle_ack_frame = _stirring(QuicConnection._handle_ack_frame)
     _handle_connection_close_frame = _stirring(QuicConnection._handle_connection_close_frame)
     _handle_handshake_done_frame = _stirring(QuicConnection._handle_handshake_done_frame)
     _handle_max_data_frame = _stirring(QuicConnection._handle_max_data_frame)
@@ -411,6 +410,15 @@ class AioquicEngine(QuicConnection):
     _handle_reset_stream_frame = _stirring(QuicConnection._handle_reset_stream_frame)
     _handle_retire_connection_id_frame = _stirring(QuicConnection._handle_retire_connection_id_frame)
     _handle_stop_sending_frame = _stirring(QuicConnection._handle_stop_sending_frame)
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self.stirred = True
+        control = self._loss._cc
+        flight, window = control.bytes_in_flight, control.congestion_window
+        super()._handle_ack_frame(context, frame_type, buf)
+        if 2 * flight < window < control.congestion_window:
+            # RFC 9002 section 7.8: what was not used proves nothing, so it does not grow.
+            control.congestion_window = window
 
     def _handle_max_streams_bidi_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
