@@ -91,6 +91,7 @@ class Libp2p:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._serving.clear()  # a task that never began counted nothing down
 
     @property
     def observed(self) -> Observed:
