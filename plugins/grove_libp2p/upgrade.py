@@ -88,6 +88,7 @@ class Upgrade:
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes of the remote, give bytes for it. Raises RemoteProtocolError."""
+        assert not self.done, "the upgrade is over"
         out = b""
         if self._security.agreed is None:
             out += self._security.receive(data)
