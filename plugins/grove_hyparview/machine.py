@@ -21,7 +21,7 @@ Where the paper is silent or contradicts itself:
   the reverse link exists, and a newcomer that cannot be reached enters no view.
 * A link is gone when the driver says so (`on_peer_down`), at every node that held it, whether or
   not it was sending: failure detection as TCP gives it, without which the paper's figures
-  cannot be reached (reference/gossip.md 2.4 d).
+  cannot be reached (Leitão et al. assume it of TCP).
 * A SHUFFLEREPLY counts only once per own SHUFFLE, else anybody could rewrite a passive view.
 * A node that is alone, or short of neighbours with an empty passive view, joins again.
 """

@@ -37,9 +37,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     optimise_after: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Hops by which an announcement must beat the payload to replace the link it came by; 0 never.
-    The paper: 3 for one sender, 7 for many. Off, since with real latencies fewer hops were slower
-    (540 against 373 ms to the last node) and cost a quarter more control messages
-    (reference/gossip.md 2.5, 2.6)."""
+    The paper: 3 for one sender, 7 for many. Off: with many senders it cost the paper 48,975 messages
+    instead of 39,989, and over links of unequal latency fewer hops are not less time (measured:
+    540 ms to the last of 10,000 nodes instead of 373)."""
 
     catch_up: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     """A new neighbour is told of payloads not older than this, so that what passed between the loss of

@@ -24,7 +24,7 @@ SPEC = ProtocolSpec(
     config=Config,
     build=Pool,
     provides=frozenset({"membership", "neighbors"}),
-    sources=("reference/gossip.md section 7", "libp2p connection managers: low and high water"),
+    sources=("go-libp2p connmgr: low and high water", "libp2p/specs pubsub/gossipsub v1.1: D_out"),
 )
 
 
