@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130  # 128 + SIGINT, as shells have it
     except BrokenPipeError:  # the reader has seen enough, as in `grove peers | head -1`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing is left to flush into
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush into
         return 1
     except Exception as error:
         if debug:
