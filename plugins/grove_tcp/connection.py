@@ -16,7 +16,6 @@ the socket gives in one call is decrypted in place and parsed before anybody is 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
@@ -141,7 +140,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._reason = ""
         self._remote_left = False
         self._streams: dict[int, TcpStream] = {}
-        self._openers: deque[asyncio.Future[None]] | None = None
+        self._openers: list[asyncio.Future[None]] | None = None
         self._buffered = b""
         self._paused = False
         self._scheduled = False
@@ -499,11 +498,11 @@ class TcpConnection(asyncio.BufferedProtocol):
             raise StreamClosed(f"{self.remote} accepts no more streams: {self._reason}")
 
     async def _wait_to_open(self) -> None:
-        """First come, first served. Raises TimeoutError after 10 s."""
-        if self._openers is None:
-            self._openers = deque()
+        """Wait for acknowledgements; all who wait wake in order. Raises TimeoutError after 10 s."""
         async with asyncio.timeout(NEGOTIATION_TIMEOUT):
             while not self.yamux.can_open:
+                if self._openers is None:
+                    self._openers = []
                 opener = self._loop.create_future()
                 self._openers.append(opener)
                 await opener

@@ -6,14 +6,14 @@ import struct
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from tests.fuzz import mutations, rounds
+from grove_libp2p.noise import MAX_PLAINTEXT, XX, Credentials, Handshake, Session, WrongPeer
+from grove_libp2p.upgrade import Upgrade
+from grove_libp2p.yamux import PROTOCOL as YAMUX
 
 from grove_core import protobuf
 from grove_core.errors import LocalProtocolError, RemoteProtocolError
 from grove_core.identity import Identity
-from grove_libp2p.noise import MAX_PLAINTEXT, XX, Credentials, Handshake, Session, WrongPeer
-from grove_libp2p.upgrade import Upgrade
-from grove_libp2p.yamux import PROTOCOL as YAMUX
+from tests.fuzz import mutations, rounds
 
 ALICE, BOB = Identity.from_seed(b"\1" * 32), Identity.from_seed(b"\2" * 32)
 

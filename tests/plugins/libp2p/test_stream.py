@@ -7,10 +7,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import pytest
-from tests.plugins.fakes import Collector, Echo
-
-from grove_core.errors import LocalProtocolError
-from grove_core.transport import Connection, ProtocolNotSupported, StreamClosed, StreamReset
 from grove_libp2p import stream as stream_module
 from grove_libp2p.multistream import HEADER, NA, message
 from grove_libp2p.stream import (
@@ -20,6 +16,10 @@ from grove_libp2p.stream import (
     STREAM_RESOURCE_LIMIT,
     MuxedStream,
 )
+
+from grove_core.errors import LocalProtocolError
+from grove_core.transport import Connection, ProtocolNotSupported, StreamClosed, StreamReset
+from tests.plugins.fakes import Collector, Echo
 
 ECHO = "/echo/1.0.0"
 

