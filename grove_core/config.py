@@ -1,11 +1,12 @@
 """What a node is to be, put together from layers, every value with its origin.
 
 The layers, weakest first: the defaults of the structs, the chain of profiles (`extends`, one parent
-each), the file `grove.toml`, the environment (``GROVE_PLUGINS__HYPARVIEW__ACTIVE_VIEW=6``), and the
-flags of the command line (``--set roles.broadcast=flood``). How layers merge: `layers.py`.
+each), the file `grove.toml`, the environment (``GROVE_PLUGINS__HYPARVIEW__ACTIVE_SIZE=6``), and the
+flags of the command line (``--set roles.broadcast=flood``). How they are read:
+`sources.py`. How they merge: `layers.py`.
 
-This file finds and reads the layers and knows the tables [node], [limits] and [roles]; what belongs
-in [plugins.<name>] the registry learns from the plugin, and reads it with `Configuration.read`.
+This file follows the profiles and knows the tables [node], [limits] and [roles]; what belongs in
+[plugins.<name>] the plan learns from the plugin, and reads it with `Configuration.read`.
 
 Invariants:
 1. Nothing is raised for what stands in a layer: it becomes a `Problem`, and all problems are told
@@ -16,8 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from grove_core.errors import ConfigError, PluginError
-from grove_core.layers import Key, Layer, Layers, Origin, Problem, in_order
-from grove_core.lines import key_lines, key_path
+from grove_core.layers import Layer, Layers, Origin, Problem, in_order
 from grove_core.node import Limits, Settings
+from grove_core.sources import from_environment, from_file, from_flags, shown
 from grove_core.words import did_you_mean, short
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # pragma: no cover - Python below 3.11
-    import tomli as tomllib  # type: ignore[no-redef, unused-ignore]
 
 if TYPE_CHECKING:
     from grove_core.registry import Registry
@@ -42,8 +37,6 @@ DEFAULT_PROFILE = "residential"
 PROFILES = Path(__file__).parent / "profiles"
 """Where Grove's own profiles lie, one TOML file each."""
 
-MAX_FILE = 256 * 1024  # bytes; ours have 2 KiB, and a config is typed by a person
-MAX_DEPTH = 16  # tables within tables; ours have 3
 MAX_CHAIN = 16  # profiles extending each other
 
 Names = str | tuple[str, ...]
@@ -114,9 +107,6 @@ class Configuration(Layers):
                 self.tell(self.problems, last, text)
 
 
-# Loading: from files, variables and flags to layers.
-
-
 def load(
     profile: str | None = None,
     *,
@@ -142,21 +132,20 @@ def load(
     problems: list[Problem] = []
     upper: list[Layer] = []
     if file is not None:
-        tree, lines = _parse_file(file, Origin("file", _shown(file), rank=100), problems)
-        upper.append(Layer(tree, Origin("file", _shown(file), rank=100), lines))
-    upper += _environment(os.environ if environ is None else environ, registry.names(), problems)
-    upper += _flags(flags, sets, problems)
+        upper.append(from_file(file, Origin("file", shown(file), rank=100), problems))
+    upper += from_environment(os.environ if environ is None else environ, registry.names(), problems)
+    if profile is not None:
+        flags = [*flags, ("--profile", "profile", profile)]
+    upper += from_flags(flags, sets, problems)
 
-    asked, origin = profile, Origin("flag", "--profile", rank=999)
-    if asked is None:
-        asked, origin = DEFAULT_PROFILE, Origin("default")
-        for layer in upper:
-            said = layer.tree.get("profile", asked)
-            if not isinstance(said, str):
-                text = f"profile = {short(said)}: expected the name of a profile, as text"
-                problems.append(Problem(layer.at(("profile",)), text))
-            elif "profile" in layer.tree:
-                asked, origin = said, layer.at(("profile",))
+    asked, origin = DEFAULT_PROFILE, Origin("default")
+    for layer in upper:
+        said = layer.tree.get("profile", asked)
+        if not isinstance(said, str):
+            text = f"profile = {short(said)}: expected the name of a profile, as text"
+            problems.append(Problem(layer.at(("profile",)), text))
+        elif "profile" in layer.tree:
+            asked, origin = said, layer.at(("profile",))
     chain = _chain(asked, origin, registry, problems)
     found = Configuration(asked, [name for name, _ in chain], problems)
     for rank, (_, layer) in enumerate(reversed(chain), start=1):
@@ -174,7 +163,7 @@ def profiles() -> dict[str, Path]:
 
 def profile_header(path: Path) -> dict[str, str]:
     """What a profile says of itself: its description, and the profile it extends. Empty if unreadable."""
-    tree, _ = _parse_file(path, Origin("profile", _shown(path)), [])
+    tree = from_file(path, Origin("profile", shown(path)), []).tree
     return {name: str(tree.get(name, "")) for name in ("extends", "description")}
 
 
@@ -197,12 +186,9 @@ def _chain(
             text = f"more than {MAX_CHAIN} profiles extend each other: {' → '.join(names)}"
             problems.append(Problem(origin, text))
             return chain
-        where = Origin(f"profile {name}", _shown(path))
-        tree, lines = _parse_file(path, where, problems)
-        parent = tree.pop("extends", None)
-        tree.pop("description", None)
-        tree.pop("profile", None)
-        layer = Layer(tree, where, lines)
+        layer = from_file(path, Origin(f"profile {name}", shown(path)), problems)
+        parent = layer.tree.pop("extends", None)
+        layer.tree.pop("description", None)
         chain.append((name, layer))
         seen.append(path)
         if parent is None:
@@ -237,124 +223,3 @@ def _profile_path(
     text = f"profile = {short(name)}: no such profile{hint} (there are: {', '.join(own) or 'none'})"
     problems.append(Problem(origin, text))
     return None
-
-
-def _parse_file(
-    path: Path, origin: Origin, problems: list[Problem]
-) -> tuple[dict[str, Any], dict[Key, int]]:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        problems.append(Problem(origin, f"cannot be read: {reason}"))
-        return {}, {}
-    return parse(data, origin, problems)
-
-
-def parse(data: bytes, origin: Origin, problems: list[Problem]) -> tuple[dict[str, Any], dict[Key, int]]:
-    """A TOML text as (tree, lines). Any bytes at all: what is wrong becomes a problem."""
-    line = 0
-    try:
-        if len(data) > MAX_FILE:
-            raise ValueError(f"longer than {MAX_FILE:,} bytes")
-        text = data.decode().replace("\r\n", "\n")
-        tree = tomllib.loads(text)
-        if _depth(tree) > MAX_DEPTH:
-            raise ValueError(f"tables nested deeper than {MAX_DEPTH}")
-        return tree, key_lines(text)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        what = "not UTF-8"
-    except RecursionError:
-        what = "values nested too deep"
-    except ValueError as error:  # tomllib's own, and integers of more than 4,300 digits
-        what = str(error)
-        if place := re.search(r" \(at line (\d+), column \d+\)$", what):
-            line, what = int(place[1]), what[: place.start()]
-    problems.append(Problem(msgspec.structs.replace(origin, line=line), f"not a TOML file: {what}"))
-    return {}, {}
-
-
-_SHORT = {"GROVE_PROFILE": ("profile",), "GROVE_DATA": ("node", "data")}
-
-
-def _environment(
-    environ: Mapping[str, str], plugins: Sequence[str], problems: list[Problem]
-) -> Iterator[Layer]:
-    """A layer per variable. Only names with ``__`` are settings, besides the two short ones."""
-    for variable in sorted(environ):
-        origin = Origin("environment", f"environment {variable}", rank=200)
-        text = environ[variable]
-        if variable in _SHORT:
-            yield Layer(_nest(_SHORT[variable], text), origin, text=text)
-        elif variable.startswith("GROVE_") and "__" in variable:
-            key = tuple(variable.removeprefix("GROVE_").lower().split("__"))
-            if not all(key):
-                problems.append(Problem(origin, "expected GROVE_TABLE__KEY, no part of it empty"))
-                continue
-            if key[0] == "plugins" and len(key) > 1:  # a shell cannot say "my-flood"
-                named = {name.lower().replace("-", "_"): name for name in plugins}
-                key = ("plugins", named.get(key[1], key[1]), *key[2:])
-            yield Layer(_nest(key, _typed(text)), origin, text=text)
-
-
-def _flags(
-    flags: Sequence[tuple[str, str, Any]], sets: Sequence[str], problems: list[Problem]
-) -> Iterator[Layer]:
-    for rank, text in enumerate(sets, start=300):
-        name, equals, value = text.partition("=")
-        origin = Origin("flag", f"--set {name.strip()}", rank=rank)
-        try:
-            if not equals:
-                raise ValueError
-            key = key_path(name.strip())
-        except (ValueError, RecursionError):
-            problems.append(
-                Problem(origin, f"{short(text)}: expected KEY=VALUE, as roles.broadcast=flood")
-            )
-            continue
-        if len(key) > MAX_DEPTH:
-            problems.append(Problem(origin, f"tables nested deeper than {MAX_DEPTH}"))
-            continue
-        yield Layer(_nest(key, _typed(value.strip())), origin, text=value.strip())
-    for flag, name, value in flags:
-        yield Layer(_nest(key_path(name), value), Origin("flag", flag, rank=900))
-
-
-def _typed(text: str) -> Any:
-    """A value as typed in a shell: TOML if it is TOML, else the text itself."""
-    try:
-        tree = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return tree["value"] if len(tree) == 1 and _depth(tree) <= MAX_DEPTH else text
-
-
-def _nest(key: Key, value: Any) -> dict[str, Any]:
-    for name in reversed(key):
-        value = {name: value}
-    tree: dict[str, Any] = value
-    return tree
-
-
-def _depth(tree: dict[str, Any]) -> int:
-    level: list[Any] = [tree]
-    for depth in range(1, MAX_DEPTH + 2):
-        level = [
-            value
-            for above in level
-            for value in (above.values() if isinstance(above, dict) else above)
-            if isinstance(value, dict | list)
-        ]
-        if not level:
-            return depth
-    return MAX_DEPTH + 1
-
-
-def _shown(path: Path) -> str:
-    """A path as people like it: relative where that is shorter."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)

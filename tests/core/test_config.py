@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from grove_core import config
-from grove_core.config import load, parse
+from grove_core.config import load
 from grove_core.errors import ConfigError
 from grove_core.layers import Layer, Origin, Problem
 from grove_core.node import Limits, Settings
 from grove_core.registry import Registry, assemble
+from grove_core.sources import MAX_FILE, from_bytes
 from grove_core.words import describe
 from tests import fuzz
 from tests.core.installing import Shelf
@@ -161,6 +162,14 @@ def test_short_variables_choose_the_profile_and_the_data_folder(here: Path):
     assert load("simulation", environ={"GROVE_PROFILE": "lan"}).profile == "simulation"
 
 
+def test_a_variable_that_is_no_setting_is_told_and_an_empty_short_one_is_none(here: Path):
+    environ = {"GROVE_LIMITS__": "1", "GROVE_A" + "__B" * 2000: "1", "GROVE_PROFILE": ""}
+    found = load(environ=environ)
+    assert found.profile == "residential"
+    for said in problems(found):
+        assert said.endswith(": expected GROVE_TABLE__KEY: no part empty, at most 16 parts")
+
+
 def test_a_profile_extends_one_parent_and_a_circle_prints_its_chain(here: Path):
     written(here, 'extends = "b.toml"\n[limits]\ndials = 1', "a.toml")
     written(here, 'extends = "lan"\n[limits]\ndials = 2\nper_ip = 3', "b.toml")
@@ -240,7 +249,7 @@ def test_contradicting_limits_are_told_at_the_one_set_last(here: Path):
         ("[node]\nlisten = ['a', 3]", "[node] listen = ['a', 3]: expected a list of text at [1]"),
         ("[node]\ndata = { x = 1 }", "grove.toml:2: [node] data: expected text"),
         ("profile = 3", "grove.toml:1: profile = 3: expected the name of a profile"),
-        ("a." * 40 + "b = 1", "not a TOML file: tables nested deeper than 16"),
+        ("a." * 40 + "b = 1", "not a TOML file: values nested deeper than 16"),
         ("x = " + "[" * 5000, "not a TOML file: "),
         ("x = " + "9" * 5000, "not a TOML file: "),
     ],
@@ -254,13 +263,13 @@ def test_a_file_that_cannot_be_read_or_is_too_long_is_a_mistake_too(here: Path):
     assert problems(load(file=here / "none.toml", environ={}))[0].startswith(
         "none.toml: cannot be read: No such"
     )
-    file = written(here, "#" * (config.MAX_FILE + 1))
+    file = written(here, "#" * (MAX_FILE + 1))
     assert "longer than 262,144 bytes" in problems(load(file=file, environ={}))[0]
     file.write_bytes(b'a = 1\nb = "\xff"')
     assert problems(load(file=file, environ={}))[0] == "grove.toml:2: not a TOML file: not UTF-8"
 
 
-@pytest.mark.parametrize("text", ["x", "=3", "a b=3", "roles..x=3", "a\nb=3", ""])
+@pytest.mark.parametrize("text", ["x", "=3", "a b=3", "roles..x=3", "a\nb=3", "", "a." * 20 + "b=1"])
 def test_a_set_without_key_and_value_is_told(text: str):
     (said,) = problems(load(environ={}, sets=[text]))
     assert said.endswith("expected KEY=VALUE, as roles.broadcast=flood")
@@ -286,9 +295,9 @@ def test_any_bytes_at_all_give_settings_or_problems_and_nothing_else():
     for data in fuzz.mutations(seed, [DEFAULTS.read_bytes()[:600], FIVE.encode()], fuzz.rounds(1500)):
         found: list[Problem] = []
         try:
-            tree, lines = parse(data, origin, found)
+            layer = from_bytes(data, origin, found)
             result = config.Configuration("lan", problems=found)
-            result.add(Layer(tree, origin, lines))
+            result.add(layer)
             result.settle()
         except Exception as error:
             raise AssertionError(f"seed {seed}: {data!r}") from error
