@@ -16,27 +16,34 @@ Invariants:
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heappop
 from itertools import count
 from math import inf
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from grove_core import host
+from grove_core.drive.timeline import Timeline
 from grove_core.errors import GroveError, LocalProtocolError, RemoteProtocolError
 from grove_core.identity import Identity, PublicKey
 from grove_core.machine import CONNECT, Event, Machine, PeerId, Token
 from grove_core.node import Assembly, Slot, rng_for
-from grove_core.roles import HANDLES
+from grove_core.roles import HANDLES, Broadcast, Consensus, Discovery, Membership, Storage
 from grove_core.specs import Part
+
+H = TypeVar("H", Discovery, Membership, Broadcast, Storage, Consensus)
 
 Delay = Callable[[int, int], float]
 """One-way delay in seconds between two nodes, by index. Pure; need not be symmetric."""
+
+Carrier = Callable[["VirtualNode", "VirtualNode", float, Any], float | None]
+"""Bandwidth and loss, for those who model them: (from, to, delay, message) -> seconds, None if lost."""
 
 Sink = Callable[["VirtualNode", Event], None]
 """Told of every event a machine emits, after the node's other machines."""
@@ -69,16 +76,48 @@ def uniform(low: float, high: float, seed: int = 0) -> Delay:
 
 
 class Link:
-    """An open connection between two nodes. `held` are the contexts that want it."""
+    """An open connection between two lives of two nodes; it has an `End` at each.
 
-    __slots__ = ("a", "b", "clogged", "held", "is_open")
+    held: the contexts that want it. clogged: what waits while one side does not read.
+    """
+
+    __slots__ = ("clogged", "ends", "held", "is_open")
 
     def __init__(self, a: VirtualNode, b: VirtualNode) -> None:
-        self.a = a
-        self.b = b
-        self.held: dict[VirtualContext, None] = {}
+        world = a.world
+        self.held: list[VirtualContext] = []
+        self.clogged: dict[VirtualNode, deque[tuple[VirtualContext, Any]]] | None = None
         self.is_open = True
-        self.clogged: dict[VirtualNode, deque[tuple[VirtualContext, Any]]] = {}
+        self.ends: tuple[End, ...] = (
+            End(self, b, world.delay(a.index, b.index), world.counterparts(a, b)),
+            End(self, a, world.delay(b.index, a.index), world.counterparts(b, a)),
+        )
+
+    def close(self) -> None:
+        self.is_open = False
+        self.ends = ()  # no cycle is left: the memory goes at once
+        self.held = []
+
+
+class End:
+    """A link as one of its nodes sees it: who is at the other side, and how far away.
+
+    counterparts: for each of our slots, the other node's context that speaks its protocol.
+    """
+
+    __slots__ = ("counterparts", "delay", "link", "other")
+
+    def __init__(
+        self,
+        link: Link,
+        other: VirtualNode,
+        delay: float,
+        counterparts: tuple[VirtualContext | None, ...],
+    ) -> None:
+        self.link = link
+        self.other = other
+        self.delay = delay
+        self.counterparts = counterparts
 
 
 class _Exchange:
@@ -105,12 +144,13 @@ class VirtualContext:
         "_timers",
         "_waiting",
         "alive",
+        "handlers",
+        "index",
         "machine",
         "me",
         "node",
         "now",
         "slot",
-        "speaks",
         "world",
     )
 
@@ -118,16 +158,21 @@ class VirtualContext:
         self.world = world
         self.node = node
         self.slot = slot
+        self.index = slot.index
         self.machine = slot.machine
         self.me = node.peer
         self.now = world.now
         self.alive = True
-        self.speaks = slot.spec.protocols + slot.spec.rpc
+        # Dispatch by the class's table at once, unless a machine dispatches by itself.
+        by_table = type(self.machine).on_message is Machine.on_message
+        self.handlers = self.machine.message_handlers if by_table else _NO_HANDLERS
         self._rng: Random | None = None
-        self._records: dict[str, bytes] = dict(node.disk.get(slot.name, ()))
+        records = node.disk.get(slot.name)
+        self._records: dict[str, bytes] | None = dict(records) if records else None
         self._timers: dict[Hashable, int] = {}
-        self._open: dict[Hashable, _Exchange] = {}
-        self._waiting: dict[Token, _Exchange] = {}
+        # The rest is made on first use: most machines ask nothing and save nothing.
+        self._open: dict[Hashable, _Exchange] | None = None
+        self._waiting: dict[Token, _Exchange] | None = None
         self._held: deque[tuple[Any, ...]] | None = None
 
     def __repr__(self) -> str:
@@ -149,26 +194,27 @@ class VirtualContext:
             self._held.append((VirtualContext.send, peer, msg))
             return
         world = self.world
-        target = world.nodes.get(peer)
-        if target is None:
+        end = self.node.links.get(peer)
+        if end is None:
+            world.visit(self, peer, msg)
+            return
+        ctx = end.counterparts[self.index]
+        if ctx is None:
             world.undeliverable += 1
-            return
-        link = self.node.links.get(peer)
-        if link is None:
-            # A temporary connection: set-up first, then the message; it is not announced.
-            after = self.now + world.setup(self.node, target) + world.delay(self.node.index, target.index)
-        elif link.clogged and self.node in link.clogged:
-            world.wait(self, link, msg)
-            return
+        elif end.link.clogged and self.node in end.link.clogged:
+            world.wait(self, end, msg)
+        elif world.carrier is None:
+            world.due((self.now + end.delay, next(world.seq), _arrive, ctx, self.me, msg))
         else:
-            after = self.now + world.delay(self.node.index, target.index)
-        heappush(world.heap, (after, next(world.seq), _arrive, self, target, msg))
+            world.carry(self, end, ctx, msg)
 
     def request(self, peer: PeerId, msg: Any, key: Hashable, timeout: float) -> None:
         if self._held is not None:
             self._held.append((VirtualContext.request, peer, msg, key, timeout))
             return
         exchange = _Exchange(self, peer, key)
+        if self._open is None:
+            self._open = {}
         self._open[key] = exchange
         world = self.world
         target = world.nodes.get(peer)
@@ -184,7 +230,7 @@ class VirtualContext:
         if self._held is not None:
             self._held.append((VirtualContext.reply, token, msg))
             return
-        exchange = self._waiting.pop(token, None)
+        exchange = self._waiting.pop(token, None) if self._waiting else None
         if exchange is not None:
             asker = exchange.asker
             after = self.now + self.world.delay(self.node.index, asker.node.index)
@@ -200,9 +246,11 @@ class VirtualContext:
         if self._held is not None:
             self._held.append((VirtualContext.disconnect, peer, reason))
             return
-        link = self.node.links.get(peer)
-        if link is not None and link.held.pop(self, self) is None and not link.held:
-            self.world.push(self.now + self.world.idle, _idle, self, link, None)
+        end = self.node.links.get(peer)
+        if end is not None and self in end.link.held:
+            end.link.held.remove(self)
+            if not end.link.held:
+                self.world.push(self.now + self.world.idle, _idle, self, end.link, None)
 
     def emit(self, event: Event) -> None:
         if self._held is not None:
@@ -213,6 +261,8 @@ class VirtualContext:
     # What stays inside the node.
 
     def save(self, key: str, value: bytes | None) -> None:
+        if self._records is None:
+            self._records = {}
         if value is None:
             self._records.pop(key, None)
         else:
@@ -227,10 +277,10 @@ class VirtualContext:
         world.push(self.now + world.disk, _durable, self, None, None)
 
     def load(self, key: str) -> bytes | None:
-        return self._records.get(key)
+        return self._records.get(key) if self._records else None
 
     def saved(self, prefix: str = "") -> tuple[str, ...]:
-        return tuple(sorted(key for key in self._records if key.startswith(prefix)))
+        return tuple(sorted(key for key in self._records or () if key.startswith(prefix)))
 
     def sign(self, data: bytes) -> bytes:
         if not data.startswith(self.slot.part.domains or (b"\0no domain\0",)):
@@ -245,7 +295,7 @@ class VirtualContext:
     def set_timer(self, key: Hashable, delay: float) -> None:
         seq = next(self.world.seq)
         self._timers[key] = seq
-        heappush(self.world.heap, (self.now + delay, seq, _fire, self, key, seq))
+        self.world.due((self.now + delay, seq, _fire, self, key, seq))
 
     def cancel_timer(self, key: Hashable) -> None:
         self._timers.pop(key, None)
@@ -255,7 +305,7 @@ class VirtualNode:
     """One node of a world, over all its lives. `broadcast`, `membership` … are its role handles."""
 
     __slots__ = ("_handles", "contexts", "dialling", "disk", "identity", "index", "links", "listeners",
-                 "parts", "peer", "pending", "speaks", "starts", "world")  # fmt: skip
+                 "parts", "peer", "pending", "shape", "starts", "world")  # fmt: skip
 
     def __init__(self, world: World, index: int, parts: tuple[Part, ...], peer: PeerId) -> None:
         self.world = world
@@ -264,12 +314,12 @@ class VirtualNode:
         self.peer = peer
         self.identity: Identity | None = None
         self.disk: dict[str, dict[str, bytes]] = {}
-        self.links: dict[PeerId, Link] = {}
+        self.links: dict[PeerId, End] = {}
         self.dialling: dict[PeerId, dict[VirtualContext, None]] = {}
         self.pending: deque[tuple[VirtualContext, Event]] = deque()
         self.contexts: tuple[VirtualContext, ...] = ()
-        self.speaks: dict[str, VirtualContext] = {}
-        self.listeners: dict[type[Event], tuple[VirtualContext, ...]] = {}
+        self.shape = world.shape(parts)
+        self.listeners = world.listeners[self.shape]
         self.starts = 0
         self._handles: dict[str, Any] = {}
 
@@ -280,10 +330,30 @@ class VirtualNode:
     def alive(self) -> bool:
         return bool(self.contexts)
 
-    def __getattr__(self, role: str) -> Any:
-        if role in HANDLES:
-            return self.plugin(role)
-        raise AttributeError(role)
+    @property
+    def discovery(self) -> Discovery:
+        return self._role(Discovery)
+
+    @property
+    def membership(self) -> Membership:
+        return self._role(Membership)
+
+    @property
+    def broadcast(self) -> Broadcast:
+        return self._role(Broadcast)
+
+    @property
+    def storage(self) -> Storage:
+        return self._role(Storage)
+
+    @property
+    def consensus(self) -> Consensus:
+        return self._role(Consensus)
+
+    def _role(self, kind: type[H]) -> H:
+        found = self.plugin(kind.__name__.lower())
+        assert isinstance(found, kind)
+        return found
 
     def plugin(self, role_or_name: str) -> Any:
         """The handle of the first machine of a role, or of a plugin by name; else KeyError."""
@@ -313,8 +383,6 @@ class VirtualNode:
         """Begin a life: fresh machines over whatever the disk holds."""
         assembly = Assembly(self.parts)
         self.contexts = tuple(VirtualContext(self.world, self, slot) for slot in assembly.slots)
-        self.speaks = {wire: ctx for ctx in reversed(self.contexts) for wire in ctx.speaks}
-        self.listeners = {}
         self._handles = {}
         self.starts += 1
 
@@ -327,12 +395,13 @@ class VirtualNode:
             heard = self.listeners.get(kind)
             if heard is None:
                 heard = tuple(
-                    ctx for ctx in self.contexts if kind in ctx.machine.event_handlers
+                    index for index, ctx in enumerate(self.contexts) if kind in ctx.machine.event_handlers
                     or type(ctx.machine).on_event is not Machine.on_event
                 )  # fmt: skip
                 self.listeners[kind] = heard
-            for ctx in heard:
-                if ctx is not source:
+            for index in heard:
+                if index != source.index:
+                    ctx = self.contexts[index]
                     ctx.now = now
                     ctx.machine.on_event(ctx, event)
             for sink in self.world.sinks:
@@ -392,15 +461,23 @@ class World:
         self.keys = keys
         self.verify = verify
         self.now = 0.0
-        self.heap: list[tuple[float, int, Any, Any, Any, Any]] = []
+        self.timeline = Timeline()
+        self.due = self.timeline.push
         self.seq = count()
         self.nodes: dict[PeerId, VirtualNode] = {}
         self.order: list[VirtualNode] = []
         self.sinks: list[Sink] = []
+        self.carrier: Carrier | None = None
+        self.listeners: list[dict[type[Event], tuple[int, ...]]] = []
+        self._shapes: dict[tuple[int, ...], int] = {}
+        self._parts: list[tuple[Part, ...]] = []
+        self._matches: dict[tuple[int, int], tuple[tuple[int, ...], tuple[bool, ...]]] = {}
         self.events = 0
         self.undeliverable = 0
         self.overflowed = 0
         self.refused = 0
+        self.is_plain = not keys and not verify
+        """No cuts, no proofs to compute or charge: what arrives is handed over."""
         self._cuts: dict[tuple[int, int], None] = {}
         self._tokens = count(1)
         self._busy: dict[VirtualNode, float] = {}
@@ -423,7 +500,7 @@ class World:
         return node
 
     def push(self, at: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
-        heappush(self.heap, (at, next(self.seq), act, ctx, a, b))
+        self.due((at, next(self.seq), act, ctx, a, b))
 
     def at(self, time: float, act: Callable[[], None]) -> None:
         """Do something from outside at a virtual time: publish, crash, cut."""
@@ -436,25 +513,34 @@ class World:
 
         Machines with periodic timers never fall quiet, so give them an `until`.
         """
-        heap, trace = self.heap, self._trace
-        left = -1 if events is None else events
         act: Any = None
         ctx: Any = None
+        done = 0
+        trace, pop, advance = self._trace, heappop, self.timeline.advance
+        limit = inf if events is None else events
+        # What lives is long-lived here: collecting youngsters rarely gains a quarter of the time.
+        thresholds = gc.get_threshold()
+        gc.set_threshold(200_000, 20, 100)
         try:
-            while heap and heap[0][0] <= until and left:
-                left -= 1
-                now, _, act, ctx, a, b = heappop(heap)
-                self.now = now
-                if trace is not None:
-                    trace.update(_line(now, act, ctx, a, b))
-                act(now, ctx, a, b)
-                self.events += 1
+            while bucket := advance():
+                while bucket and bucket[0][0] <= until and done < limit:
+                    now, _, act, ctx, a, b = pop(bucket)
+                    self.now = now
+                    done += 1
+                    if trace is not None:
+                        trace.update(_line(now, act, ctx, a, b))
+                    act(now, ctx, a, b)
+                if bucket:
+                    break
         except Exception as error:
             raise SimulationError(
-                f"seed {self.seed}, t = {self.now:.6f} s, event {self.events}, {ctx!r}: "
+                f"seed {self.seed}, t = {self.now:.6f} s, event {self.events + done}, {ctx!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if until < inf and left:
+        finally:
+            gc.set_threshold(*thresholds)
+            self.events += done
+        if until < inf and done < limit:
             self.now = max(self.now, until)
         return self.now
 
@@ -479,14 +565,13 @@ class World:
         for ctx in node.contexts:
             ctx.alive = False
         node.contexts = ()
-        node.speaks = {}
         node.pending.clear()
         node.dialling = {}
-        for peer, link in tuple(node.links.items()):
-            after = self.delay(node.index, self.nodes[peer].index) if silent is None else silent
-            link.is_open = False
-            del node.links[peer]
-            self.push(self.now + after, _lost, None, self.nodes[peer], (node.peer, link))
+        for end in tuple(node.links.values()):
+            after = end.delay if silent is None else silent
+            self.push(self.now + after, _lost, None, end.other, (node.peer, end.link))
+            end.link.close()
+        node.links = {}
 
     def restart(self, node: VirtualNode, at: float = 0.0) -> None:
         """Begin a crashed node's next life after `at` seconds, with what its disk holds."""
@@ -504,6 +589,7 @@ class World:
 
     def cut(self, a: VirtualNode, b: VirtualNode, *, one_way: bool = False) -> None:
         """Lose everything from a to b (and back, unless one_way) until `mend`. Links stay open."""
+        self.is_plain = False
         self._cuts[a.index, b.index] = None
         if not one_way:
             self._cuts[b.index, a.index] = None
@@ -515,29 +601,33 @@ class World:
         else:
             self._cuts.pop((a.index, b.index), None)
             self._cuts.pop((b.index, a.index), None)
+        self.is_plain = not self._cuts and not self.keys and not self.verify
 
     def reset(self, a: VirtualNode, b: VirtualNode) -> None:
         """Break the connection between two nodes; both notice after one delay."""
-        link = a.links.pop(b.peer, None)
-        if link is not None:
-            del b.links[a.peer]
-            link.is_open = False
-            self.push(self.now + self.delay(b.index, a.index), _lost, None, a, (b.peer, link))
-            self.push(self.now + self.delay(a.index, b.index), _lost, None, b, (a.peer, link))
+        end = a.links.pop(b.peer, None)
+        if end is not None:
+            back = b.links.pop(a.peer)
+            self.push(self.now + back.delay, _lost, None, a, (b.peer, end.link))
+            self.push(self.now + end.delay, _lost, None, b, (a.peer, end.link))
+            end.link.close()
 
     def clog(self, a: VirtualNode, b: VirtualNode) -> None:
         """Let a's messages to b wait in its queue, as when b does not read, until `unclog`."""
-        link = a.links.get(b.peer)
-        if link is not None:
-            link.clogged.setdefault(a, deque())
+        end = a.links.get(b.peer)
+        if end is not None:
+            if end.link.clogged is None:
+                end.link.clogged = {}
+            end.link.clogged.setdefault(a, deque())
 
     def unclog(self, a: VirtualNode, b: VirtualNode) -> None:
         """Let what waited flow, in order."""
-        link = a.links.get(b.peer)
-        if link is not None:
-            for ctx, msg in link.clogged.pop(a, ()):
+        end = a.links.get(b.peer)
+        if end is not None and end.link.clogged:
+            for ctx, msg in end.link.clogged.pop(a, ()):
                 if ctx.alive:
-                    self.push(self.now + self.delay(a.index, b.index), _arrive, ctx, b, msg)
+                    ctx.now = self.now
+                    ctx.send(b.peer, msg)
 
     def reaches(self, a: VirtualNode, b: VirtualNode) -> bool:
         """Whether something sent from a would arrive at b now."""
@@ -551,9 +641,9 @@ class World:
 
     def connect(self, ctx: VirtualContext, peer: PeerId) -> None:
         node = ctx.node
-        link = node.links.get(peer)
-        if link is not None:
-            self.hold(ctx, self.nodes[peer], link, announce=True)
+        end = node.links.get(peer)
+        if end is not None:
+            self.hold(ctx, end, announce=True)
             return
         waiting = node.dialling.get(peer)
         if waiting is not None:
@@ -571,32 +661,80 @@ class World:
     def open(self, a: VirtualNode, b: VirtualNode) -> Link:
         """A connection between two live nodes, announced to the machines that can use it."""
         link = Link(a, b)
-        a.links[b.peer] = link
-        b.links[a.peer] = link
+        a.links[b.peer], b.links[a.peer] = link.ends
         for node, other in ((a, b), (b, a)):
+            uses = self.match(node, other)[1]
             for ctx in node.contexts:
-                if not ctx.speaks or _shares(ctx, other):
+                if uses[ctx.index]:
                     self.push(self.now, _up, ctx, other.peer, link)
         return link
 
-    def hold(self, ctx: VirtualContext, target: VirtualNode, link: Link, announce: bool) -> None:
-        """Answer a `connect` over an open link."""
-        if ctx.speaks and not _shares(ctx, target):
-            self.push(self.now, _refused, ctx, target.peer, None)
-            return
-        link.held[ctx] = None
-        if announce:
-            self.push(self.now, _up, ctx, target.peer, link)
+    def shape(self, parts: tuple[Part, ...]) -> int:
+        """A small number that is equal for nodes of the same parts."""
+        key = tuple(map(id, parts))
+        number = self._shapes.setdefault(key, len(self._shapes))
+        if number == len(self._parts):
+            self._parts.append(parts)  # also keeps them alive, so that their ids stay theirs
+            self.listeners.append({})
+        return number
 
-    def wait(self, ctx: VirtualContext, link: Link, msg: Any) -> None:
+    def match(self, a: VirtualNode, b: VirtualNode) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """For each slot of a: b's slot that speaks its protocol or -1, and whether b is of any use."""
+        found = self._matches.get((a.shape, b.shape))
+        if found is None:
+            wires = [part.spec.protocols + part.spec.rpc for part in a.parts]
+            speaks: dict[str, int] = {}
+            for index, part in enumerate(b.parts):
+                for wire in part.spec.protocols + part.spec.rpc:
+                    speaks.setdefault(wire, index)
+            slots = tuple(next((speaks[wire] for wire in mine if wire in speaks), -1) for mine in wires)
+            found = (slots, tuple(not mine or slot >= 0 for mine, slot in zip(wires, slots, strict=True)))
+            self._matches[a.shape, b.shape] = found
+        return found
+
+    def counterparts(self, a: VirtualNode, b: VirtualNode) -> tuple[VirtualContext | None, ...]:
+        """b's live context for each slot of a."""
+        contexts = b.contexts
+        return tuple(contexts[slot] if slot >= 0 and contexts else None for slot in self.match(a, b)[0])
+
+    def carry(self, source: VirtualContext, end: End, ctx: VirtualContext, msg: Any) -> None:
+        """Send over a link through the world's carrier."""
+        assert self.carrier is not None
+        after = self.carrier(source.node, end.other, end.delay, msg)
+        if after is None:
+            self.undeliverable += 1
+        else:
+            self.push(source.now + after, _arrive, ctx, source.me, msg)
+
+    def visit(self, source: VirtualContext, peer: PeerId, msg: Any) -> None:
+        """Send without a link: a temporary connection is set up first. It is not announced."""
+        target = self.nodes.get(peer)
+        if target is None:
+            self.undeliverable += 1
+            return
+        after = self.setup(source.node, target) + self.delay(source.node.index, target.index)
+        self.push(source.now + after, _visited, source, target, msg)
+
+    def hold(self, ctx: VirtualContext, end: End, announce: bool) -> None:
+        """Answer a `connect` over an open link."""
+        if not self.match(ctx.node, end.other)[1][ctx.index]:
+            self.push(self.now, _refused, ctx, end.other.peer, None)
+            return
+        if ctx not in end.link.held:
+            end.link.held.append(ctx)
+        if announce:
+            self.push(self.now, _up, ctx, end.other.peer, end.link)
+
+    def wait(self, ctx: VirtualContext, end: End, msg: Any) -> None:
         """Queue a message on a clogged link, within the spec's bound."""
-        queue = link.clogged[ctx.node]
+        assert end.link.clogged is not None
+        queue = end.link.clogged[ctx.node]
         if sum(1 for other, _ in queue if other is ctx) < ctx.slot.spec.queue:
             queue.append((ctx, msg))
             return
         self.overflowed += 1
         if ctx.slot.spec.overflow == "disconnect":
-            self.reset(ctx.node, link.b if link.a is ctx.node else link.a)
+            self.reset(ctx.node, end.other)
 
     def holds(self, ctx: VirtualContext, msg: Any) -> bool:
         """Whether a message may reach a machine: its proofs hold, or nobody computes them here."""
@@ -641,28 +779,40 @@ def _start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
         node.settle(now)
 
 
-def _arrive(now: float, source: VirtualContext, target: VirtualNode, msg: Any) -> None:
+def _arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
     """A message is at its target's door."""
-    world = source.world
-    ctx = _counterpart(source, target)
-    if ctx is None or (world._cuts and not world.reaches(source.node, target)):
-        world.undeliverable += 1
+    if not ctx.alive:
+        ctx.world.undeliverable += 1
         return
-    if world.keys or world.verify:
-        if not world.holds(ctx, msg):
-            world.refused += 1
-            world.reset(target, source.node)
-            return
-        if world.verify:
-            done = world.charge(ctx, msg, now)
-            if done > now:
-                world.push(done, _deliver, ctx, source.me, msg)
-                return
-    ctx.now = now
-    ctx.machine.on_message(ctx, source.me, msg)
-    node = ctx.node
-    if node.pending:
-        node.settle(now)
+    world = ctx.world
+    if world.is_plain or _passes(now, world, ctx, peer, msg):
+        ctx.now = now
+        handler = ctx.handlers.get(type(msg))
+        if handler is not None:
+            handler(ctx.machine, ctx, peer, msg)
+        else:
+            ctx.machine.on_message(ctx, peer, msg)
+        node = ctx.node
+        if node.pending:
+            node.settle(now)
+
+
+def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: Any) -> bool:
+    """Whether a message may be handed over now: no cut, its proofs hold, the processor is free."""
+    source = world.nodes[peer]
+    if not world.reaches(source, ctx.node):
+        world.undeliverable += 1
+        return False
+    if not world.holds(ctx, msg):
+        world.refused += 1
+        world.reset(ctx.node, source)
+        return False
+    if world.verify:
+        done = world.charge(ctx, msg, now)
+        if done > now:
+            world.push(done, _deliver, ctx, peer, msg)
+            return False
+    return True
 
 
 def _deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
@@ -673,12 +823,14 @@ def _deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
         ctx.node.settle(now)
 
 
-def _counterpart(source: VirtualContext, target: VirtualNode) -> VirtualContext | None:
-    for wire in source.speaks:
-        ctx = target.speaks.get(wire)
-        if ctx is not None:
-            return ctx
-    return None
+def _visited(now: float, source: VirtualContext, target: VirtualNode, msg: Any) -> None:
+    """A message that came over a temporary connection, if it could be opened."""
+    world = source.world
+    ctx = world.counterparts(source.node, target)[source.index]
+    if ctx is None or (not world.is_plain and not world.reaches(target, source.node)):
+        world.undeliverable += 1
+    else:
+        _arrive(now, ctx, source.me, msg)
 
 
 def _fire(now: float, ctx: VirtualContext, key: Hashable, seq: int) -> None:
@@ -717,10 +869,12 @@ def _ask(now: float, asker: VirtualContext, exchange: _Exchange, what: tuple[Vir
     if not target.alive:
         world.push(back, _fail, asker, exchange, "unreachable")
         return
-    server = _counterpart(asker, target)
+    server = world.counterparts(asker.node, target)[asker.index]
     if server is None:
         world.push(back, _fail, asker, exchange, "refused")
         return
+    if server._waiting is None:
+        server._waiting = {}
     waiting = sum(1 for other in server._waiting.values() if other.asker.node is asker.node)
     if waiting >= server.slot.spec.requests or not world.holds(server, msg):
         world.refused += 1
@@ -739,7 +893,7 @@ def _answer(
 ) -> None:
     server, msg = what
     world = asker.world
-    if not asker.alive or asker._open.get(exchange.key) is not exchange:
+    if not asker.alive or not asker._open or asker._open.get(exchange.key) is not exchange:
         return
     if world._cuts and not world.reaches(server.node, asker.node):
         return
@@ -754,9 +908,9 @@ def _answer(
 
 
 def _fail(now: float, asker: VirtualContext, exchange: _Exchange, reason: str) -> None:
-    if exchange.server is not None:
+    if exchange.server is not None and exchange.server._waiting:
         exchange.server._waiting.pop(exchange.token, None)
-    if asker.alive and asker._open.get(exchange.key) is exchange:
+    if asker.alive and asker._open and asker._open.get(exchange.key) is exchange:
         del asker._open[exchange.key]
         asker.now = now
         asker.machine.on_failure(asker, exchange.key, exchange.peer, reason)
@@ -772,19 +926,20 @@ def _dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> Non
     target = world.nodes.get(peer)
     if not failure and (target is None or not target.alive):
         failure = "unreachable"
-    link = node.links.get(peer)  # the other side may have dialled us meanwhile
-    if link is None and (failure or target is None):
+    end = node.links.get(peer)  # the other side may have dialled us meanwhile
+    if end is None and (failure or target is None):
         for one in waiting:
             one.now = now
             one.machine.on_failure(one, CONNECT, peer, failure)
         node.settle(now)
         return
-    is_new = link is None
-    assert target is not None
-    if link is None:
-        link = world.open(node, target)
+    is_new = end is None
+    if end is None:
+        assert target is not None
+        world.open(node, target)
+        end = node.links[peer]
     for one in waiting:
-        world.hold(one, target, link, announce=not is_new)
+        world.hold(one, end, announce=not is_new)
 
 
 def _refused(now: float, ctx: VirtualContext, peer: PeerId, _: None) -> None:
@@ -808,26 +963,23 @@ def _lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) 
     """A node notices that a connection is gone."""
     peer, link = what
     current = node.links.get(peer)
-    if current is link:
+    if current is not None:
+        if current.link is not link:
+            return  # already replaced by a newer connection
         del node.links[peer]
-    elif current is not None:
-        return  # already replaced by a newer connection
+    uses = node.world.match(node, node.world.nodes[peer])[1]
     for ctx in node.contexts:
-        if ctx.alive and (not ctx.speaks or _shares(ctx, node.world.nodes[peer])):
+        if uses[ctx.index]:
             ctx.now = now
             ctx.machine.on_peer_down(ctx, peer)
     if node.pending:
         node.settle(now)
 
 
-def _shares(ctx: VirtualContext, other: VirtualNode) -> bool:
-    return any(wire in part.spec.protocols + part.spec.rpc for wire in ctx.speaks for part in other.parts)
-
-
-def _idle(now: float, _ctx: VirtualContext, link: Link, _: None) -> None:
+def _idle(now: float, ctx: VirtualContext, link: Link, _: None) -> None:
     """A connection that nobody held is closed if still nobody holds it."""
     if link.is_open and not link.held:
-        link.a.world.reset(link.a, link.b)
+        ctx.world.reset(link.ends[1].other, link.ends[0].other)
 
 
 def _line(now: float, act: Any, ctx: Any, a: Any, b: Any) -> bytes:
@@ -845,6 +997,9 @@ def _name(thing: Any) -> str:
     if isinstance(thing, tuple):
         return "(" + ",".join(_name(item) for item in thing) + ")"
     return type(thing).__name__
+
+
+_NO_HANDLERS: dict[type, Callable[..., None]] = {}
 
 
 def parts_of(specs: Iterable[tuple[Any, Any]]) -> tuple[Part, ...]:
