@@ -254,8 +254,8 @@ class AioContext:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether all that it sent has been written."""
-        return not self._held and not self._lane.waiting
+        """Whether all that it sent has left."""
+        return not self._held and self._lane.is_quiet
 
     def _frame(self, msg: Any) -> bytes:
         codec = self.slot.spec.codec

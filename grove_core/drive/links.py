@@ -216,9 +216,9 @@ class Lane:
         self._ins = {}
 
     @property
-    def waiting(self) -> int:
-        """Frames that have not been written yet."""
-        return sum(len(out.queue) for out in self._outs.values())
+    def is_quiet(self) -> bool:
+        """Whether everything sent has left, as far as the streams can tell."""
+        return not any(out.queue or out.buffered for out in self._outs.values())
 
     def _overflow(self, peer: PeerId) -> None:
         self.links.counters["dropped.queue"] += 1
@@ -336,6 +336,11 @@ class _Out:
         stream.attach(self)
         if self.queue and self.stream is stream:
             self._write(stream)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the stream has taken and that have not left."""
+        return 0 if self.stream is None else self.stream.buffered
 
     def finish(self) -> None:
         """End the stream in order."""

@@ -145,6 +145,7 @@ class MemoryConnection:
         self.remote = remote
         self.inbound = inbound
         self.rtt = 0.0
+        self.code: int | None = None  # what it was closed with, by either side; for tests
         self.is_silent = False
         self.streams: dict[MemoryStream, None] = {}
         self._closed = asyncio.Event()
@@ -174,14 +175,13 @@ class MemoryConnection:
     def close(self, code: int = 0, reason: str = "") -> None:
         if self.is_closed:
             return
-        self._over(reason or f"closed by us (code {code:#x})")
-        asyncio.get_running_loop().call_soon(
-            self.other._over, reason or f"closed by the remote (code {code:#x})"
-        )
+        self._over(code, reason or "closed by us")
+        asyncio.get_running_loop().call_soon(self.other._over, code, reason or "closed by the remote")
 
-    def _over(self, reason: str) -> None:
+    def _over(self, code: int, reason: str) -> None:
         if self.is_closed:
             return
+        self.code = code
         self._closed.set()
         self.transport_object.connections.pop(self, None)
         if self.is_silent:
