@@ -81,6 +81,9 @@ ALPN = "libp2p"
 UNI_STREAMS = 0
 """Unidirectional streams a peer may open: libp2p has no use for them (as in quinn)."""
 
+SPARE_IDS = 4
+"""Connection ids a peer may give us (aioquic 8, quic-go 4): each costs both sides in every handshake."""
+
 MAX_EARLY_CRYPTO = 65_536
 """Bytes of TLS handshake held out of order; RFC 9000 section 7.5 asks for 4096 at least."""
 
@@ -149,6 +152,7 @@ class AioquicEngine(QuicConnection):
         self._logger = self._loss._logger = _Silence()  # type: ignore[assignment]
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = config.streams
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = UNI_STREAMS
+        self._local_active_connection_id_limit = SPARE_IDS
         self._loss._pacer = self.pacer = Pacer(self._max_datagram_size, config.burst)  # type: ignore[assignment]
         self.told = False  # Ended was given
         self.stirred = True  # something came in that may let something go out
@@ -487,6 +491,7 @@ class AioquicEngine(QuicConnection):
                 if self._pacing_at is not None:
                     return
             builder.start_packet(QuicPacketType.ONE_RTT, crypto)
+            is_full = False
             try:
                 if ack_due:
                     self._write_ack_frame(builder, space, now)
@@ -495,9 +500,13 @@ class AioquicEngine(QuicConnection):
             except QuicPacketBuilderStop:
                 if builder.packet_is_empty:
                     raise
+                is_full = True
             if builder.packet_is_empty:
                 return
-            self.pacer.sent(self._max_datagram_size)
+            if cast(Any, builder._packet).in_flight:
+                self.pacer.sent(self._max_datagram_size - builder.remaining_buffer_space)
+            if not (is_full or self.ready or self.raised):
+                return
 
     def _write_control(
         self, builder: QuicPacketBuilder, path: QuicNetworkPath, space: QuicPacketSpace, now: float

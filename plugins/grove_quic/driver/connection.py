@@ -89,6 +89,7 @@ class QuicConnection:
         "_expected",
         "_handle",
         "_heard_at",
+        "_keepalive",
         "_local",
         "_remote",
         "_remote_address",
@@ -128,6 +129,7 @@ class QuicConnection:
         self._armed_at = 0.0
         self._deadline = now + endpoint.config.handshake_timeout
         self._heard_at = now
+        self._keepalive = 0.0  # s between pings, once open
         self._remote_address: Address | None = None
         self._remote: Multiaddr | None = None
         self._local: Multiaddr | None = None
@@ -256,6 +258,7 @@ class QuicConnection:
             return
         self.peer = peer
         self.is_open = True
+        self._keepalive = min(self.endpoint.config.keepalive, self.engine.idle_timeout / 2)
         self.endpoint.opened(self)
         if self.ready is not None and not self.ready.done():
             self.ready.set_result(None)
@@ -346,6 +349,8 @@ class QuicConnection:
 
     def _arm(self, now: float) -> None:
         """One timer, moved only when it would be late: an early one just looks again."""
+        if self._handle is not None and self._armed_at <= now + TICK:
+            return  # it will look again before anything else can be due
         if self.engine.finished:
             self._release()
             return
@@ -353,8 +358,7 @@ class QuicConnection:
         if not self.is_open:
             mine = self._deadline
         else:
-            keepalive = self.endpoint.config.keepalive
-            mine = self._heard_at + min(keepalive, self.engine.idle_timeout / 2) if keepalive else 0.0
+            mine = self._heard_at + self._keepalive if self._keepalive else 0.0
         if self._error is None and mine and (due is None or mine < due):
             due = mine
         if due is None:
@@ -375,8 +379,7 @@ class QuicConnection:
             self.engine.end(0, "")
             self._end(StreamClosed(f"no handshake within {timeout:g} s"))
         elif self.is_open and self._error is None:
-            keepalive = self.endpoint.config.keepalive
-            if keepalive and now >= self._heard_at + min(keepalive, self.engine.idle_timeout / 2):
+            if self._keepalive and now >= self._heard_at + self._keepalive:
                 self._heard_at = now  # one ping; if none answers, the engine's idle timer decides
                 self.engine.ping()
         due = self.engine.timer()
