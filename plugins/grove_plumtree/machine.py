@@ -64,15 +64,14 @@ EARLY: Final = 256
 class Missing:
     """A message that was announced and has not come."""
 
-    __slots__ = ("announced_at", "announcers", "grafted", "grafted_at")
+    __slots__ = ("announced_at", "announcers", "grafted")
 
     def __init__(self, now: float) -> None:
         self.announced_at = now
         self.announcers: dict[PeerId, int] = {}
         """Who announced it, at which round, and was not asked yet; first come, first asked."""
-        self.grafted: PeerId | None = None
-        """Whom we asked last, at `grafted_at`."""
-        self.grafted_at = now
+        self.grafted: dict[PeerId, float] = {}
+        """Whom we asked with GRAFT, and when."""
 
 
 class Plumtree(Machine[PlumtreeMessage]):
@@ -104,8 +103,8 @@ class Plumtree(Machine[PlumtreeMessage]):
         self.missing: dict[bytes, Missing] = {}
         self.promises: dict[PeerId, int] = {}
         """Open announcements by neighbour, to hold them to `missing_per_peer`."""
-        self.early: dict[bytes, float] = {}
-        """Messages that a GRAFT brought, with when they were announced; see timing.py."""
+        self.early: dict[bytes, Missing] = {}
+        """Messages that a GRAFT brought, until the tree's own copy comes; see timing.py."""
         self.received = Received(config)
         self.times = GraftTimes(config.graft_start, config.graft_min, config.graft_max)
         self._subscriptions: dict[str, None] = {}
@@ -199,9 +198,9 @@ class Plumtree(Machine[PlumtreeMessage]):
 
     def _duplicate(self, ctx: Ctx, peer: PeerId, mid: bytes) -> None:
         """A second copy: this link is redundant."""
-        announced_at = self.early.pop(mid, None)
-        if announced_at is not None:
-            self.times.spread(ctx.now - announced_at)
+        missing = self.early.get(mid)
+        if missing is not None:
+            self._measure(ctx, peer, mid, missing)
         if peer in self.eager:
             del self.eager[peer]
             self.lazy[peer] = None
@@ -260,7 +259,7 @@ class Plumtree(Machine[PlumtreeMessage]):
     def _announced(self, ctx: Ctx, peer: PeerId, announcement: Announcement) -> None:
         mid = announcement.id
         missing = self.missing.get(mid)
-        if missing is not None and (peer in missing.announcers or peer == missing.grafted):
+        if missing is not None and (peer in missing.announcers or peer in missing.grafted):
             return
         promised = self.promises.get(peer, 0)
         if promised >= self.config.missing_per_peer:
@@ -270,6 +269,8 @@ class Plumtree(Machine[PlumtreeMessage]):
                 return
             missing = self.missing[mid] = Missing(ctx.now)
             ctx.set_timer(mid, self.times.first)
+        elif not missing.announcers:  # everybody before was asked already
+            ctx.set_timer(mid, self.times.retry)
         missing.announcers[peer] = announcement.round
         self.promises[peer] = promised + 1
 
@@ -283,10 +284,10 @@ class Plumtree(Machine[PlumtreeMessage]):
             return
         peer = next(iter(missing.announcers))
         ahead = missing.announcers.pop(peer)
+        missing.grafted[peer] = ctx.now
         self._kept_or_broken(peer)
-        missing.grafted = peer
-        missing.grafted_at = ctx.now
-        ctx.set_timer(mid, self.times.retry)
+        # The last one asked gets all the time there is: nobody is left to ask instead.
+        ctx.set_timer(mid, self.times.retry if missing.announcers else self.config.graft_max)
         if peer in self.lazy:
             del self.lazy[peer]
             self.eager[peer] = None
@@ -307,15 +308,20 @@ class Plumtree(Machine[PlumtreeMessage]):
         ctx.cancel_timer(mid)
         for announcer in missing.announcers:
             self._kept_or_broken(announcer)
-        if missing.grafted is None:
-            self.times.spread(ctx.now - missing.announced_at)
-        elif peer == missing.grafted:
-            self.times.round_trip(ctx.now - missing.grafted_at)
-            self.early[mid] = missing.announced_at
+        if missing.grafted:
+            self.early[mid] = missing
             if len(self.early) > EARLY:
                 del self.early[next(iter(self.early))]
-        else:  # the tree was only slow, or an earlier GRAFT was
+        self._measure(ctx, peer, mid, missing)
+
+    def _measure(self, ctx: Ctx, peer: PeerId, mid: bytes, missing: Missing) -> None:
+        """A copy of a message that was missing: an answer to a GRAFT, or the tree's own."""
+        asked_at = missing.grafted.pop(peer, None)
+        if asked_at is not None:
+            self.times.round_trip(ctx.now - asked_at)
+        else:
             self.times.spread(ctx.now - missing.announced_at)
+            self.early.pop(mid, None)
 
     def _kept_or_broken(self, peer: PeerId) -> None:
         """One announcement of a peer is no longer open."""
@@ -383,6 +389,8 @@ class Plumtree(Machine[PlumtreeMessage]):
 
     def _forget(self, ctx: Ctx) -> None:
         due = self.received.forget(ctx.now)
+        for mid in [mid for mid in self.early if mid not in self.received.payloads]:
+            del self.early[mid]  # what the tree has not brought by now, it will not
         self._is_forgetting = due is not None
         if due is not None:  # not for each message on its own: at most twice in `kept_for`
             ctx.set_timer(FORGET, max(due - ctx.now, self.config.kept_for / 2))

@@ -2,7 +2,8 @@
 
 The paper gives no values; it says that T1 must cover the time between an announcement and the
 payload that is on its way, and that T2 is about a round trip. Fixed values fail on one network or
-the other: too short grafts needlessly (redundant payloads), too long heals late.
+the other: too short grafts needlessly (redundant payloads), too long heals late. (The paper also
+says T2 < T1. That follows when links are alike; where they are not, a round trip is a round trip.)
 
     T1 = 3 x the 95th percentile of the last 64 spreads        announcement -> payload, by the tree
     T2 = smoothed round trip + 4 x its variation               GRAFT -> payload, as RFC 6298 2 does
@@ -23,7 +24,7 @@ ENOUGH = 8
 
 
 class GraftTimes:
-    """T1 (`first`) and T2 (`retry`), in seconds, both between least and most; T2 <= T1."""
+    """T1 (`first`) and T2 (`retry`), in seconds, both between least and most."""
 
     __slots__ = ("_count", "_least", "_most", "_smoothed", "_spreads", "_variation", "first", "retry")
 
@@ -66,4 +67,4 @@ class GraftTimes:
             self.retry = max(self.first / 2, self._least)
         else:
             measured = self._smoothed + 4.0 * self._variation
-            self.retry = min(max(measured, self._least), self.first)
+            self.retry = min(max(measured, self._least), self._most)

@@ -186,10 +186,38 @@ def test_an_overdue_message_is_grafted_from_the_first_announcer_then_the_next() 
     assert ctx.take() == [SetTimer(mid, 0.25), Send(peer(2), Graft(mid, 5))], "again after T2 < T1"
     assert numbers(machine) == ({1, 2}, {3})
     ctx.fire(machine, mid)
-    assert ctx.sent() == [(peer(3), Graft(mid, 4))]
+    assert ctx.take() == [SetTimer(mid, 10.0), Send(peer(3), Graft(mid, 4))], "nobody is left to ask"
     ctx.fire(machine, mid)
     assert ctx.take() == [], "everybody who promised was asked: the message is given up"
     assert not machine.missing
+
+
+def test_a_late_announcer_is_asked_after_t2_when_all_before_were() -> None:
+    machine, ctx = node(3, lazy=(2, 3))
+    mid = message_id(said())
+    machine.on_message(ctx, peer(2), ihave(said()))
+    ctx.fire(machine, mid)
+    ctx.take()
+    machine.on_message(ctx, peer(3), ihave(said()))
+    machine.on_message(ctx, peer(2), ihave(said()))  # it was asked; saying it again is nothing
+    assert ctx.take() == [SetTimer(mid, 0.25)]
+    ctx.fire(machine, mid)
+    assert ctx.sent() == [(peer(3), Graft(mid, 0))]
+
+
+def test_an_answer_later_than_t2_still_teaches_the_round_trip() -> None:
+    machine, ctx = node(3, lazy=(2, 3))
+    mid = message_id(said())
+    machine.on_message(ctx, peer(2), ihave(said()))
+    machine.on_message(ctx, peer(3), ihave(said()))
+    ctx.fire(machine, mid)
+    asked = ctx.now
+    ctx.fire(machine, mid)
+    ctx.advance(1.0)
+    machine.on_message(ctx, peer(2), Gossip(said(), 0))
+    assert machine.times.retry == pytest.approx(3 * (ctx.now - asked))
+    machine.on_message(ctx, peer(3), Gossip(said(), 0))
+    assert machine.times.first == 0.5, "an answer to a GRAFT says nothing about the tree"
 
 
 def test_graft_makes_the_link_eager_and_is_answered_with_the_payload() -> None:
@@ -481,6 +509,7 @@ def test_a_flood_of_announcements_fills_only_the_liars_own_share() -> None:
         ctx.fire(machine, mid)
     assert not machine.missing
     assert not machine.promises
+    assert len(machine.early) == 0
 
 
 def test_strangers_cannot_announce() -> None:
