@@ -54,9 +54,9 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     service: Names = ()  # live beside the machines of a real node; absent in the simulator
 
     def of(self, role: str) -> tuple[str, ...]:
-        """The names chosen for a role, in order."""
+        """The names chosen for a role, in order; "" is nobody."""
         names: Names = getattr(self, role)
-        return (names,) if isinstance(names, str) else names
+        return tuple(filter(None, (names,))) if isinstance(names, str) else names
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {"node": Settings, "limits": Limits, "roles": Roles}

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from grove_core.errors import GroveError
 from grove_core.words import describe, did_you_mean, short
 
 Key = tuple[str, ...]
@@ -165,7 +164,7 @@ class Layers:
             return None
         try:
             return kind(**values)
-        except (ValueError, TypeError, GroveError) as error:  # the struct's own __post_init__
+        except Exception as error:  # the struct's own __post_init__, whoever wrote it
             blamed = [(*table, name) for name in self.names(table) if name in str(error)]
             where = max((self.origin(key) for key in blamed or [table]), key=lambda origin: origin.rank)
             problems.append(Problem(where, f"[{'.'.join(table)}]: {error}"))

@@ -32,6 +32,7 @@ class Planning:
         self.config = config
         self.problems: list[Problem] = list(config.problems)
         self.configs: dict[str, Any] = {}  # converted tables by plugin; None: it has mistakes
+        self.is_whole = True  # every plugin that was named is there
 
     def plan(self) -> Plan:
         chosen: dict[str, list[tuple[Spec, Any]]] = {role: [] for role in KINDS}
@@ -56,7 +57,8 @@ class Planning:
                     parts.append(Part(spec, config))
         specs = [spec for pairs in chosen.values() for spec, _ in pairs] + [part.spec for part in parts]
         inside = [part.spec for part in _all_parts(parts)]
-        self.capabilities(specs, inside)
+        if self.is_whole:  # else what it lacks may be what is missing, and was told
+            self.capabilities(specs, inside)
         self.domains(inside)
         self.stop()
         return Plan(
@@ -76,7 +78,7 @@ class Planning:
             raise PluginError("\n".join(in_order(self.problems)))
 
     def tell(self, key: tuple[str, ...], text: str, *, is_plugin: bool = False) -> None:
-        said = f"[{key[0]}] {'.'.join(key[1:])}"
+        said = f"[{'.'.join(key[:-1])}] {key[-1]}"
         self.problems.append(Problem(self.config.origin(key), f"{said}: {text}", is_plugin=is_plugin))
 
     def unknown_tables(self) -> None:
@@ -86,6 +88,11 @@ class Planning:
 
     def spec(self, key: tuple[str, ...], name: str, role: str) -> Spec | None:
         """The spec of a plugin in a role, or None and a problem that cites the key that asked for it."""
+        found = self._spec(key, name, role)
+        self.is_whole &= found is not None
+        return found
+
+    def _spec(self, key: tuple[str, ...], name: str, role: str) -> Spec | None:
         if name not in self.registry.names():
             self.tell(key, self.registry.no_such(name))
             return None

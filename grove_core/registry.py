@@ -29,6 +29,8 @@ from grove_core.specs import API, ROLES, ProfileSpec, ProtocolSpec, ServiceSpec,
 from grove_core.words import did_you_mean
 
 if TYPE_CHECKING:
+    import click
+
     from grove_core.config import Configuration
 
 GROUP = "grove"
@@ -189,16 +191,10 @@ class Registry:
 
     def _inspect(self, offer: Offer, module: Any) -> Plugin:
         """Ask a registered plugin what it offers, and see that it is what the hooks promise."""
-        others = [plugin for plugin in self.manager.get_plugins() if plugin is not module]
         hooks = tuple(sorted(caller.name for caller in self.manager.get_hookcallers(module) or ()))
-
-        def ask(hook: str) -> list[Any]:
-            answers = self.manager.subset_hook_caller(hook, others)()
-            return [item for answer in answers for item in answer]
-
         specs: dict[str, Spec] = {}
         for hook, (role, kind) in SPEC_HOOKS.items():
-            for spec in ask(hook) if hook in hooks else ():
+            for spec in self._ask(module, hook) if hook in hooks else ():
                 if not isinstance(spec, kind):
                     raise _unsound(offer, f"{hook} gave {spec!r:.80}; expected a {kind.__name__}")
                 if spec.name != offer.name:
@@ -211,14 +207,28 @@ class Registry:
                     raise _unsound(offer, f"{hook} gave two specs; a plugin plays a role once")
                 if not (isinstance(spec.config, type) and issubclass(spec.config, msgspec.Struct)):
                     raise _unsound(offer, f"its config {spec.config!r:.80} is not a msgspec.Struct class")
+                msgspec.structs.fields(spec.config)  # raises if an annotation cannot be resolved
                 specs[role] = spec
         if len({spec.config for spec in specs.values()}) > 1:
             raise _unsound(offer, f"its roles want different Config structs for [plugins.{offer.name}]")
-        profiles = tuple(ask("grove_profiles")) if "grove_profiles" in hooks else ()
+        profiles = tuple(self._ask(module, "grove_profiles")) if "grove_profiles" in hooks else ()
         for profile in profiles:
             if not isinstance(profile, ProfileSpec):
                 raise _unsound(offer, f"grove_profiles gave {profile!r:.80}; expected a ProfileSpec")
         return Plugin(offer, module, hooks, specs, profiles)
+
+    def _ask(self, module: Any, hook: str) -> list[Any]:
+        """What one plugin answers to a hook that returns sequences."""
+        others = [plugin for plugin in self.manager.get_plugins() if plugin is not module]
+        answers = self.manager.subset_hook_caller(hook, others)()
+        return [item for answer in answers for item in answer]
+
+    def commands(self, plugin: Plugin) -> list[click.Command]:
+        """The verbs a plugin brings. Raises PluginError if it fails to say."""
+        try:
+            return self._ask(plugin.module, "grove_commands")
+        except Exception as error:
+            raise PluginError(f"{plugin.offer} failed to name its verbs: {_cause(error)}") from error
 
     def survey(self) -> tuple[Surveyed, ...]:
         """Load everything there is and say how each plugin fares. Never raises for a plugin's sake."""

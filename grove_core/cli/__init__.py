@@ -15,14 +15,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-from grove_core.errors import ConfigError, GroveError
-
-if TYPE_CHECKING:
-    from grove_core.registry import Surveyed
+from grove_core.errors import ConfigError, GroveError, PluginError
 
 
 class Verb(NamedTuple):
@@ -84,25 +81,33 @@ class Grove(click.Group):
         name = args[0]
         if name in VERBS or name.startswith("-"):
             return super().resolve_command(ctx, args)
-        found, broken = self.plugin_verbs()
+        found, silent = self.plugin_verbs()
         if name in found:
             return name, found[name], args[1:]
         from grove_core.words import did_you_mean
 
         said = f"no verb {name!r}{did_you_mean(name, [*VERBS, *found])}"
-        if broken:
-            silent = ", ".join(one.name for one in broken)
-            said += f" (it may belong to a plugin that did not load: {silent}; see: grove plugins list)"
+        if silent:
+            names = ", ".join(silent)
+            said += f" (it may belong to a plugin that did not load: {names}; see: grove plugins list)"
         raise click.UsageError(said, ctx)
 
-    def plugin_verbs(self) -> tuple[dict[str, click.Command], list[Surveyed]]:
+    def plugin_verbs(self) -> tuple[dict[str, click.Command], list[str]]:
         """The verbs that plugins bring, and the plugins that could not be asked."""
         from grove_core.registry import Registry
 
         registry = Registry()
-        broken = [one for one in registry.survey() if one.plugin is None]
-        commands = [command for answer in registry.hooks.grove_commands() for command in answer]
-        return {str(command.name): command for command in commands}, broken
+        found: dict[str, click.Command] = {}
+        silent: list[str] = []
+        for one in registry.survey():
+            try:
+                commands = registry.commands(one.plugin) if one.plugin else []
+            except PluginError:
+                silent.append(one.name)
+                continue
+            found.update((str(command.name), command) for command in commands)
+            silent += [] if one.plugin else [one.name]
+        return found, silent
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, verbs in SECTIONS.items():
@@ -112,12 +117,10 @@ class Grove(click.Group):
             formatter.write_paragraph()
             formatter.write_text("Plugins bring more verbs: grove --help-all")
             return
-        found, broken = self.plugin_verbs()
+        found, silent = self.plugin_verbs()
         with formatter.section("From plugins"):
             lines = [(name, found[name].get_short_help_str(80)) for name in sorted(found)]
-            lines += [
-                (one.name, f"did not load ({one.state}); see: grove plugins list") for one in broken
-            ]
+            lines += [(name, "(did not load; see: grove plugins list)") for name in silent]
             formatter.write_dl(lines or [("none", "no installed plugin brings a verb")])
 
 

@@ -218,6 +218,18 @@ def test_a_mistake_in_a_profile_cites_the_profile(here: Path):
     assert said.startswith("mine.toml:4: [limits] dails = 1: unknown key; did you mean 'dials'?")
 
 
+def test_what_a_struct_refuses_as_a_whole_is_told_at_the_field_it_names(here: Path, shelf: Shelf):
+    check = "    def __post_init__(self):\n        if self.size > self.period:\n"
+    check += (
+        "            raise ValueError(f'size {self.size} exceeds period {self.period}')\n\nclass Quiet("
+    )
+    shelf.install("odd", odd=shelf.protocol("odd").replace("class Quiet(", check, 1))
+    file = written(here, "[plugins.odd]\n\nsize = 30\n[roles]\nbroadcast = 'odd'\nmembership = []")
+    with pytest.raises(ConfigError) as raised:
+        assemble(load("simulation", file=file, environ={}))
+    assert raised.value.problems == ("grove.toml:3: [plugins.odd]: size 30 exceeds period 10.0",)
+
+
 def test_contradicting_limits_are_told_at_the_one_set_last(here: Path):
     file = written(here, "[limits]\nlow_water = 50\nhigh_water = 40")
     assert problems(load(file=file, environ={}))[0].startswith(

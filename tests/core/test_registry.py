@@ -119,6 +119,7 @@ def test_another_hook_api_is_refused_with_the_way_out(shelf: Shelf, line, said):
         (('name="odd"', 'name="even"'), "grove_broadcast gave a spec named 'even'; expected 'odd'"),
         (('role="broadcast"', 'role="storage"'), "grove_broadcast gave a spec of role 'storage'"),
         (("return [", "return [4] or ["), "grove_broadcast gave 4; expected a ProtocolSpec"),
+        (("size: Annotated[int, Meta(ge=1, le=64)]", "size: 'Nowhere'"), "NameError: name 'Nowhere'"),
         (("config=Config", "config=int"), "its config <class 'int'> is not a msgspec.Struct class"),
         (("def grove_broadcast(", "def grove_brodcast("), "grove_brodcast"),
     ],
@@ -164,6 +165,18 @@ def test_an_unmet_capability_is_named_with_who_would_offer_it(shelf: Shelf):
     assert len(assemble(configured("roles.broadcast=needy", "roles.membership=moon")).parts) == 2
 
 
+def test_what_a_broken_plugin_would_have_provided_is_not_told_as_a_mistake(shelf: Shelf):
+    shelf.install("needy", needy=shelf.protocol("needy", more='requires=frozenset({"moonlight"})'))
+    shelf.install("bad", bad="1 / 0")
+    with pytest.raises(PluginError) as raised:
+        assemble(configured("roles.broadcast=needy", "roles.membership=bad"))
+    assert "moonlight" not in str(raised.value)
+
+
+def test_an_empty_role_is_nobody(shelf: Shelf):
+    assert assemble(configured("roles.broadcast=", "roles.membership=''")).parts == ()
+
+
 @pytest.mark.claim("registry.domains")
 def test_two_plugins_may_not_sign_in_overlapping_domains(shelf: Shelf):
     shelf.install("one", one=shelf.protocol("one", more='domain=b"village/"'))
@@ -190,7 +203,7 @@ def test_a_hosting_plugin_gets_the_parts_its_table_names_and_they_theirs(shelf: 
     with pytest.raises(ConfigError, match="plugins host each other in a circle: tree → branch → tree"):
         assemble(configured("roles.consensus=tree", "plugins.branch.group=tree"))
     with pytest.raises(
-        ConfigError, match=r"\[plugins\] tree.group: no installed plugin is called 'brunch'"
+        ConfigError, match=r"\[plugins.tree\] group: no installed plugin is called 'brunch'"
     ):
         assemble(configured("roles.consensus=tree", "plugins.tree.group=brunch"))
     with pytest.raises(ConfigError, match="expected the name of a consensus plugin to host, got ''"):
