@@ -44,6 +44,9 @@ MAX_HANDSHAKE: Final = 16 * 1024
 MAX_MUXERS: Final = 100
 """Entries of a remote's list of muxers that are looked at (go-libp2p)."""
 
+LARGE: Final = 32 * 1024
+"""From this many bytes on, a piece is sealed on its own: one more message is cheaper than a copy."""
+
 _NAME = b"Noise_XX_25519_ChaChaPoly_SHA256"
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
 _TAG = 16
@@ -364,6 +367,36 @@ class Session:
         nonce = _nonce(self._sent)
         self._sent += 1
         return _length(len(plaintext) + _TAG) + self._sending(nonce, plaintext, None)
+
+    def seal_all(self, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
+        """As few messages as sensible for pieces of at most 65519 bytes each, as they go on the wire.
+
+        Small pieces travel together; large ones alone, uncopied.
+        """
+        out: list[bytes] = []
+        small: list[bytes | memoryview] = []
+        room = MAX_PLAINTEXT
+        for piece in pieces:
+            size = len(piece)
+            if size >= LARGE or size > room:
+                if small:
+                    self._seal_into(out, b"".join(small))
+                    small = []
+                    room = MAX_PLAINTEXT
+                if size >= LARGE:
+                    self._seal_into(out, piece)
+                    continue
+            small.append(piece)
+            room -= size
+        if small:
+            self._seal_into(out, b"".join(small))
+        return out
+
+    def _seal_into(self, out: list[bytes], plaintext: bytes | memoryview) -> None:
+        counter = self._sent
+        self._sent = counter + 1
+        out.append(_length(len(plaintext) + _TAG))
+        out.append(self._sending(_nonce(counter), plaintext, None))
 
     def open(self, data: bytes | memoryview) -> tuple[list[bytes], int]:
         """Decrypt every whole message in data: their plaintexts, and how many bytes they took.

@@ -42,8 +42,15 @@ MAX_OWED: Final = 4096
 """Frames owed that belong to no stream: pongs, refusals, resets; about 230 KB. Guess: well below
 what one Noise message can ask for (5459), well above what an honest remote does."""
 
-BURST: Final = 65519
-"""Bytes that one `take` gives: what fits one Noise message."""
+MAX_FRAME: Final = 64 * 1024
+"""Bytes of a stream in one frame we send: what go and js send."""
+
+PIECE: Final = 65519
+"""Longest piece that `take` gives: what fits one Noise message.
+
+A frame of 64 KiB leaves as its header, 17 bytes, and one such piece, so that the sealing needs no
+copy, and neither does the remote if it is one of ours.
+"""
 
 TURNOVER: Final = 0.02
 """A window that is consumed within 4 round trips, or within this many seconds, is too small.
@@ -271,11 +278,10 @@ class Yamux:
         """Whether `take` would give something."""
         return bool(self._owed or self._ready)
 
-    def take(self, limit: int = BURST) -> list[bytes | memoryview]:
+    def take(self, limit: int) -> list[bytes | memoryview]:
         """The next pieces to send, in order; together at most limit (>= 64) bytes. Empty: nothing.
 
-        Streams take turns. A data frame is cut to what is left of the limit, so that a message
-        carries whole frames.
+        Each is at most `PIECE` bytes. Streams take turns, by frames.
         """
         out: list[bytes | memoryview] = []
         room = limit
@@ -285,10 +291,7 @@ class Yamux:
             room -= HEADER
         ready = self._ready
         while ready and room >= 3 * HEADER + 1:
-            channel = ready[0]
-            if room < 1024 < limit and channel.pending and len(channel.pending[0]) > room:
-                break  # The next message has room for a decent frame.
-            ready.popleft()
+            channel = ready.popleft()
             channel.ready = False
             room -= self._emit(channel, out, room)
         return out
@@ -305,7 +308,7 @@ class Yamux:
             start = 0
         pending = channel.pending
         if pending and channel.credit:
-            most = min(channel.credit, room - size - HEADER)
+            most = min(channel.credit, room - size - HEADER, MAX_FRAME)
             at = len(out)
             out.append(b"")
             count = 0
@@ -314,13 +317,22 @@ class Yamux:
                 length = len(piece)
                 if count + length <= most:
                     pending.popleft()
+                    if length > PIECE:
+                        view = memoryview(piece)
+                        out.append(view[: length - PIECE])
+                        piece = view[length - PIECE :]
                     out.append(piece)
                     count += length
                     continue
                 if count < most:
-                    view = piece if type(piece) is memoryview else memoryview(piece)
-                    out.append(view[: most - count])
-                    pending[0] = view[most - count :]
+                    view = memoryview(piece)
+                    length = most - count
+                    pending[0] = view[length:]
+                    if length > PIECE:
+                        out.append(view[: length - PIECE])
+                        out.append(view[length - PIECE : length])
+                    else:
+                        out.append(view[:length])
                     count = most
                 break
             out[at] = _pack(0, _DATA, start, channel.id, count)

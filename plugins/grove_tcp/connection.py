@@ -461,22 +461,11 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._scheduled = False
         if self._socket is None or self._closing:
             return
-        machine, seal = self.yamux, self._session.seal
+        machine, seal = self.yamux, self._session.seal_all
         self._flushing = True
         try:
             while not self._paused and machine.has_output:
-                messages: list[bytes] = []
-                size = 0
-                while size < WRITE_AT_ONCE:
-                    pieces = machine.take()
-                    if not pieces:
-                        break
-                    message = seal(b"".join(pieces))
-                    messages.append(message)
-                    size += len(message)
-                if not messages:
-                    break
-                self._socket.write(messages[0] if len(messages) == 1 else b"".join(messages))
+                self._socket.writelines(seal(machine.take(WRITE_AT_ONCE)))
                 sent, machine.sent = machine.sent, []
                 for id, count in sent:
                     stream = self._streams.get(id)

@@ -257,6 +257,18 @@ def test_whole_messages_are_opened_and_the_rest_is_left() -> None:
     assert receiver.open(b"\x00") == ([], 0)
 
 
+def test_small_pieces_travel_together_and_large_ones_alone() -> None:
+    sender, receiver = pair()
+    sizes = [12, 17, 65519, 100, 40_000, 20_000, 30_000, 30_000, 1]
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    plaintexts, _ = receiver.open(
+        b"".join(sender.seal_all([*pieces[:2], memoryview(pieces[2]), *pieces[3:]]))
+    )
+    assert [len(plaintext) for plaintext in plaintexts] == [29, 65519, 100, 40_000, 50_000, 30_001]
+    assert b"".join(plaintexts) == b"".join(pieces)
+    assert sender.seal_all([]) == []
+
+
 def test_replayed_reordered_cut_and_forged_messages_are_refused() -> None:
     sender, receiver = pair()
     first, second = sender.seal(b"first"), sender.seal(b"second")

@@ -40,7 +40,7 @@ def data(stream: int, body: bytes, flags: int = 0) -> bytes:
 def drain(machine: Yamux) -> bytes:
     """Everything the machine wants to send."""
     out = b""
-    while pieces := machine.take():
+    while pieces := machine.take(100_000):
         out += b"".join(pieces)
     return out
 
@@ -257,22 +257,32 @@ def test_streams_take_turns() -> None:
     for _ in range(3):
         client.send(client.open(), b"x" * WINDOW)
     turns = []
-    while pieces := client.take():
+    while pieces := client.take(100_000):
         turns += [stream for _, _, stream, _ in frames(b"".join(pieces))]
     assert turns[:6] == [1, 3, 5, 1, 3, 5]
 
 
-def test_a_take_fits_its_limit_and_carries_whole_frames() -> None:
+@pytest.mark.parametrize("limit", [64, 1000, 65519, 100_000])
+def test_a_take_fits_its_limit_and_every_piece_a_noise_message(limit: int) -> None:
     client, _ = sides()
     for size in (10, 100_000, 70_000, 1):
         client.send(client.open(), b"x" * size)
-    sizes = []
-    while pieces := client.take(65519):
-        wire = b"".join(pieces)
-        frames(wire)
-        sizes.append(len(wire))
-    assert max(sizes) <= 65519
-    assert len(sizes) == 3
+    wire = b""
+    while pieces := client.take(limit):
+        assert sum(map(len, pieces)) <= limit
+        assert max(map(len, pieces)) <= 65519
+        wire += b"".join(pieces)
+    assert sum(length for kind, _, _, length in frames(wire) if kind == DATA) == 170_011
+
+
+def test_a_block_of_64_kib_is_one_frame_whose_body_is_not_copied() -> None:
+    client, _ = sides()
+    block = bytes(65536)
+    client.send(client.open(), block)
+    header, head, body = client.take(100_000)
+    assert header == frame(DATA, SYN, 1, 65536)
+    assert (len(head), len(body)) == (17, 65519)
+    assert body.obj is block  # type: ignore[union-attr]
 
 
 # --- the session -----------------------------------------------------------------------------------
