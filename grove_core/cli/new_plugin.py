@@ -34,9 +34,7 @@ def write_plugin(role: str, name: str, into: Path) -> Path:
     module = distribution.replace("-", "_")
     folder = into / distribution
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GroveError(
-            f"{folder} exists and is not empty; choose another name, or another --into"
-        )
+        raise GroveError(f"{folder} exists and is not empty; choose another name, or another --into")
     words = {
         "@NAME@": name,
         "@ROLE@": role,
