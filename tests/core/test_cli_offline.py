@@ -14,10 +14,11 @@ import pytest
 
 from grove_core.cli import VERBS, grove, main
 from grove_core.cli.fields import fields_of
+from grove_core.cli.options import Options, usual_file
 from grove_core.cli.reference import PAGES
 from grove_core.cli.show import toml, toml_key
 from grove_core.config import load, profiles
-from grove_core.errors import NotRunning
+from grove_core.errors import ConfigError, NotRunning
 from grove_core.registry import assemble
 from tests.core.installing import Shelf
 
@@ -254,6 +255,32 @@ def test_explain_profile_says_who_chose_it(capsys, monkeypatch):
     assert 'in force: "residential", set by default' in said(capsys, "config", "explain", "profile")
     monkeypatch.setenv("GROVE_PROFILE", "lan")
     assert "set by environment GROVE_PROFILE" in said(capsys, "config", "explain", "profile")
+
+
+# The options all verbs share
+
+
+def test_the_configuration_is_looked_for_in_three_places(away: Path, monkeypatch):
+    assert usual_file() is None
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(away / "home"))
+    own = away / "home" / "grove" / "grove.toml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert usual_file() == own
+    Path("grove.toml").touch()
+    assert usual_file() == Path("grove.toml")
+    monkeypatch.setenv("GROVE_CONFIG", "/elsewhere.toml")
+    assert usual_file() == Path("/elsewhere.toml")
+
+
+def test_a_data_folder_that_was_told_is_used_whatever_the_configuration_says(away: Path):
+    Path("grove.toml").write_text('[node]\ndata = "of-the-file"\n')
+    assert Options().data == away / "of-the-file"
+    assert Options(folder="told").data == away / "told"
+    Path("grove.toml").write_text("[[[ broken")
+    assert Options(folder="told").data == away / "told"
+    with pytest.raises(ConfigError):
+        _ = Options().data
 
 
 # grove profile
