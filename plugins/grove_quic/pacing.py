@@ -3,7 +3,7 @@
 A leaky bucket by bytes. It refills at 1.25 congestion windows per round trip, and holds what flows
 in two milliseconds: an event loop wakes at best every millisecond (epoll's and uvloop's
 resolution), so a bucket that asks to be woken every few microseconds, one packet at a time, either
-loses the rest of each millisecond or keeps a core busy waiting (docs/decisions/0003).
+loses the rest of each millisecond or keeps a core busy waiting (docs/decisions/0004).
 """
 
 from __future__ import annotations
