@@ -29,6 +29,9 @@ from grove_core.transport import ProtocolNotSupported, Stream, StreamReset
 
 log = logging.getLogger("grove.exchange")
 
+STREAMS = 32
+"""Questions to one peer that are on the wire at once; further ones wait (`libp2p-wire.md` 7.2)."""
+
 QUESTION_TIME = 10.0
 """Seconds a remote has for a question once it has opened a stream (as for stream negotiation)."""
 
@@ -48,6 +51,35 @@ class _Refused(GroveError):
     """The remote ended the stream without an answer."""
 
 
+class _Line:
+    """Those who ask one peer: so many on the wire, the others behind them in order."""
+
+    __slots__ = ("length", "room")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.room = asyncio.Semaphore(STREAMS)
+
+
+class _Done:
+    """Sees an answered stream to its end: a reset would tell the remote that something went wrong."""
+
+    __slots__ = ("_deadline", "_stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._deadline = asyncio.get_running_loop().call_later(QUESTION_TIME, stream.reset)
+
+    def data_received(self, data: bytes) -> None:
+        self._stream.reset()  # one question, one answer
+
+    def eof_received(self) -> None:
+        pass
+
+    def stream_lost(self, error: GroveError | None) -> None:
+        self._deadline.cancel()
+
+
 class Desk:
     """One machine's questions and answers."""
 
@@ -65,6 +97,7 @@ class Desk:
         self.loop = asyncio.get_running_loop()
         self.is_open = True
         self._asked: dict[Hashable, asyncio.Task[None]] = {}
+        self._lines: dict[PeerId, _Line] = {}
         self._served: dict[PeerId, dict[_Served, None]] = {}
         self._waiting: dict[Token, _Served] = {}
 
@@ -108,7 +141,17 @@ class Desk:
         proposed = common(self.spec.rpc, self.swarm.speaks(peer))
         if not proposed:
             raise ProtocolNotSupported(f"{short(peer)} does not speak {self.slot.name}")
-        stream = await connection.open_stream(proposed)
+        line = self._lines.setdefault(peer, _Line())
+        line.length += 1
+        try:
+            async with line.room:
+                return await self._on_stream(await connection.open_stream(proposed), frame)
+        finally:
+            line.length -= 1
+            if not line.length:
+                self._lines.pop(peer, None)
+
+    async def _on_stream(self, stream: Stream, frame: bytes) -> Any:
         try:
             stream.write(frame)
             stream.close_write()
@@ -125,7 +168,7 @@ class Desk:
         except BaseException:
             stream.reset()
             raise
-        stream.reset()  # nothing more is of interest; after both ends it does nothing
+        stream.attach(_Done(stream))
         return self.read(body)
 
     # Theirs.

@@ -54,6 +54,9 @@ FAREWELL = 1.0
 SERVICE_STOP = 2.0
 """Seconds a service has to stop."""
 
+ALONE = 30.0
+"""Seconds between two looks whether we stand alone though a fixed peer is there."""
+
 INTERFACES = 60.0
 """Seconds between two looks at the machine's interfaces, if we listen on a wildcard."""
 
@@ -349,11 +352,15 @@ class Node:
             else:
                 failures = 0
                 peer = connection.peer
-                swarm.hold(peer, "node.peers")
-                self._enter_through(peer)
                 while swarm.is_up(peer):
-                    await connection.wait_closed()
-                    await asyncio.sleep(0)  # the swarm hears of it in the same turn
+                    swarm.hold(peer, "node.peers")
+                    self._enter_through(peer)
+                    try:
+                        async with asyncio.timeout(ALONE):
+                            await connection.wait_closed()
+                    except TimeoutError:
+                        continue
+                    await asyncio.sleep(0.05)  # another connection may have its place
                     connection = swarm.best(peer) or connection
             # go-libp2p takes 0.2 connections per second and address, loopback exempt (7.2).
             wait = min(5.0 * 2.0**failures, 300.0) if not is_near else min(0.5 * 2.0**failures, 10.0)

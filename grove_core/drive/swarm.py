@@ -188,9 +188,12 @@ class Swarm:
         waited = self._awaited.pop(peer, None)
         if waited is not None and not waited.done():
             waited.set_result(connection)
-        dial = self._dials.pop(peer, None)
-        if dial is not None:
-            dial.cancel()  # the other addresses; the peer is here
+        dial = self._dials.get(peer)
+        if dial is not None and all(entry.connection.inbound for entry in self.table.of(peer)):
+            # The peer came to us. But never cancel a dial that has just succeeded: with both sides
+            # dialling, each would close the connection that the other one keeps.
+            dial.cancel()
+            del self._dials[peer]
         for handler, stream in self._early.pop(connection, ()):
             handler(stream)
 
@@ -200,7 +203,16 @@ class Swarm:
         """Accept streams of a protocol; with `announced`, only after their peer was announced."""
         if protocol in self._handlers:
             raise LocalProtocolError(f"{protocol} is served already")
-        self._handlers[protocol] = self._patient(handler) if announced else handler
+        patient = self._patient(handler) if announced else handler
+
+        def accept(stream: Stream) -> None:
+            if stream.connection.stream_count > self.limits.streams_per_connection:
+                self.counters["refused.streams"] += 1
+                stream.reset(STREAM_LIMIT)
+            else:
+                patient(stream)
+
+        self._handlers[protocol] = accept
 
     def unserve(self, protocol: str) -> None:
         self._handlers.pop(protocol, None)
@@ -300,7 +312,7 @@ class Swarm:
             future.set_exception(Unreachable(f"already waiting for {REACHING} peers"))
         else:
             self._awaited[peer] = future
-            if connection is None:
+            if connection is None and peer not in self._dials:
                 self._dials[peer] = self.loop.create_task(self._dial_peer(peer, insist))
         return future
 
@@ -311,16 +323,17 @@ class Swarm:
 
     async def _dial_peer(self, peer: PeerId, insist: bool) -> None:
         """Dial a peer's addresses; on success its greeting goes on to `_announce`."""
+        failure: GroveError | None = None
         try:
             connection = await self._dial_addresses(peer, self.book.get(peer).addresses, insist)
+            if self.table.get(connection) is None:
+                failure = Unreachable(f"{short(peer)} was connected and closed at once")
         except GroveError as error:
-            self._dials.pop(peer, None)
-            if self.table.best(peer) is None:  # else it came to us meanwhile and is being greeted
-                self._fail(peer, error)
-            return
-        self._dials.pop(peer, None)
-        if self.table.get(connection) is None:
-            self._fail(peer, Unreachable(f"{short(peer)} was connected and closed at once"))
+            failure = error
+        if self._dials.get(peer) is asyncio.current_task():
+            del self._dials[peer]
+            if failure is not None and self.table.best(peer) is None:  # else it came to us meanwhile
+                self._fail(peer, failure)
 
     async def _dial_addresses(
         self, peer: PeerId, addresses: Sequence[Multiaddr], insist: bool
