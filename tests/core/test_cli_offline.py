@@ -358,7 +358,8 @@ def test_every_setting_of_grove_toml_is_what_holds_without_it():
 
 
 @pytest.mark.claim("profiles.residential")
-def test_the_residential_profile_protects_the_home_router():
+def test_the_residential_limits_keep_dead_peers_below_200_flows():
+    """Arithmetic on the limits, for peers that never answer; what a router sees is not measured here."""
     limits = assemble(load(environ={})).limits
     assert limits.dials <= 8
     assert limits.dials_per_second <= 2
