@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
@@ -65,7 +64,7 @@ class Scene:
     published: int = 0
     delivered: int = 0
     expected: int = 0
-    healed: float | None = None
+    healed: tuple[float, float] | None = None  # s until the tree, and the overlay, was whole again
 
     def say(self, text: str, style: str = "") -> None:
         """One more line of the feed."""
@@ -202,21 +201,25 @@ def _seat(canvas: Canvas, scene: Scene, seat: Seat, column: int, row: int) -> No
 
 
 def _side(scene: Scene) -> RenderableType:
-    parts: list[RenderableType] = [_matrix(scene), Text()]
     legend = Text()
-    legend.append("⠤⠤⠤ Q T", "green")
+    legend.append("⠒⠒⠒ Q T", "green")
     legend.append(" eager  ", "")
-    legend.append("⠄⠄⠄ q t", "blue")
+    legend.append("⠂ ⠂ q t", "blue")
     legend.append(" lazy")
-    parts.append(legend)
-    parts.append(Text("Q quic · T tcp · number: received", "bright_black"))
     whole = scene.delivered == scene.expected
-    told = Text(f"{scene.published} published · ")
-    told.append(f"{scene.delivered} of {scene.expected} delivered", "green" if whole else "yellow")
-    parts.append(told)
+    told = Text(f"{scene.published} messages, ")
+    told.append(f"{scene.delivered}/{scene.expected} delivered", "green" if whole else "yellow")
+    parts: list[RenderableType] = [
+        _matrix(scene),
+        Text(),
+        legend,
+        Text("Q quic · T tcp · number: received", "bright_black"),
+        told,
+    ]
     if scene.healed is not None:
-        parts.append(Text(f"healed in {scene.healed:.2f} s", "green"))
-    return Padding(Group(*parts), (1, 0, 0, 0))
+        mended, healed = scene.healed
+        parts.append(Text(f"tree {mended:.2f} s · overlay {healed:.2f} s", "green"))
+    return Group(*parts)
 
 
 def _matrix(scene: Scene) -> Table:
