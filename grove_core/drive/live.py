@@ -352,13 +352,14 @@ class Node:
             else:
                 failures = 0
                 peer = connection.peer
+                self._enter_through(peer)
                 while swarm.is_up(peer):
                     swarm.hold(peer, "node.peers")
-                    self._enter_through(peer)
                     try:
                         async with asyncio.timeout(ALONE):
                             await connection.wait_closed()
                     except TimeoutError:
+                        self._enter_through(peer, only_if_alone=True)
                         continue
                     await asyncio.sleep(0.05)  # another connection may have its place
                     connection = swarm.best(peer) or connection
@@ -366,13 +367,14 @@ class Node:
             wait = min(5.0 * 2.0**failures, 300.0) if not is_near else min(0.5 * 2.0**failures, 10.0)
             await asyncio.sleep(wait * random.uniform(1.0, 1.2))
 
-    def _enter_through(self, contact: PeerId) -> None:
+    def _enter_through(self, contact: PeerId, *, only_if_alone: bool = False) -> None:
         try:
             membership = self.membership
         except LocalProtocolError:
             return  # this profile has no overlay
         try:
-            if not membership.neighbors():
+            neighbors = membership.neighbors()
+            if contact not in neighbors and not (neighbors and only_if_alone):
                 membership.join(contact)
         except GroveError as error:
             log.warning("cannot enter the overlay through %s: %s", short(contact), error)
