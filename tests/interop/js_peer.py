@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -156,7 +157,10 @@ class JsPeer:
 
     async def event(self, kind: str, *, timeout: float = ANSWER_TIMEOUT, **like: Any) -> dict[str, Any]:
         """The oldest event of a kind with these values that nobody has taken yet, waiting if need be."""
-        return await self._await(self._expect(kind, like), f"event {kind} {like}", timeout)
+        found: dict[str, Any] = await self._await(
+            self._expect(kind, like), f"event {kind} {like}", timeout
+        )
+        return found
 
     def forget(self) -> None:
         """Drop events that nobody has asked for."""
@@ -166,10 +170,8 @@ class JsPeer:
     def close(self) -> None:
         """End the program: asked first, killed after 5 s. Idempotent."""
         if self._process.stdin and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()  # end of input is the order to stop
-            except BrokenPipeError:
-                pass
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

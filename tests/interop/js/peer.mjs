@@ -7,7 +7,7 @@
  * Started with one argument, a JSON object (all keys optional):
  *   listen    ["/ip4/127.0.0.1/tcp/0", …]
  *   muxer     "inline" (default): named in the Noise handshake; "select": by multistream-select after it
- *   key       "Ed25519" (default) | "secp256k1" | "ECDSA" | "RSA"
+ *   key       "Ed25519" (default) | "secp256k1" | "RSA" (js-libp2p knows no ECDSA peer ids)
  *   agent     agentVersion told by identify; js appends its own
  *   identify  false: no identify service, so that a benchmark times connections and nothing else
  * First line out: {"event": "listening", "peer": …, "addrs": […], "versions": {…}}.
@@ -26,7 +26,7 @@ import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { quic } from '@chainsafe/libp2p-quic'
 import { generateKeyPair } from '@libp2p/crypto/keys'
-import { identify } from '@libp2p/identify'
+import { identify, identifyPush } from '@libp2p/identify'
 import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { PeerRecord, RecordEnvelope } from '@libp2p/peer-record'
@@ -71,9 +71,11 @@ function encrypter (components) {
   return layer
 }
 
-const services = { ping: ping() }
+// By default js has one ping stream at a time, and counts one until the other side has closed it too.
+const services = { ping: ping({ maxOutboundStreams: 16 }) }
 if (options.identify !== false) {
   services.identify = identify()
+  services.push = identifyPush()
 }
 const node = await createLibp2p({
   privateKey: options.key === 'RSA' ? await generateKeyPair('RSA', 2048) : await generateKeyPair(options.key ?? 'Ed25519'),
@@ -94,7 +96,10 @@ function identity (connection) {
   if (!identified.has(connection)) identified.set(connection, Promise.withResolvers())
   return identified.get(connection)
 }
-node.addEventListener('peer:identify', ({ detail }) => identity(detail.connection).resolve(detail))
+node.addEventListener('peer:identify', ({ detail }) => {
+  identity(detail.connection).resolve(detail)
+  tell({ event: 'identified', peer: detail.peerId.toString(), protocols: detail.protocols })
+})
 node.addEventListener('connection:open', ({ detail }) => tell({ event: 'connected', ...describe(detail) }))
 node.addEventListener('connection:close', ({ detail }) => tell({ event: 'disconnected', ...describe(detail) }))
 
@@ -114,13 +119,31 @@ function describe (connection) {
 const plenty = { maxInboundStreams: 10000, maxOutboundStreams: 10000 }
 const parts = (data) => data instanceof Uint8Array ? [data] : [...data]
 
-/* Calls `each` with every piece that comes; resolves to how the stream ended: "end", "closed", "reset" or "aborted". */
+/* Calls `each` with every piece that comes; resolves to how the stream ended: "end", "closed", "reset" or "aborted".
+ * The event 'end' may be over before a handler is called, with bytes still to be read (those that came along with the
+ * negotiation), so after each piece we look as well. */
 function drained (stream, each) {
   return new Promise((resolve) => {
-    stream.addEventListener('message', ({ data }) => parts(data).forEach(each))
-    stream.addEventListener('end', () => resolve({ how: stream.status === 'reset' ? 'reset' : stream.status === 'aborted' ? 'aborted' : 'end' }), { once: true })
-    stream.addEventListener('close', ({ error }) => resolve({ how: stream.status, error: error?.name, message: error?.message }), { once: true })
+    const end = () => resolve({ how: ['reset', 'aborted'].includes(stream.status) ? stream.status : 'end' })
+    const look = () => { if (stream.readableEnded && stream.readBufferLength === 0) end() }
+    stream.addEventListener('message', ({ data }) => { parts(data).forEach(each); look() })
+    stream.addEventListener('end', end, { once: true })
+    stream.addEventListener('close', ({ error }) => { // a paused stream may close before it is read to its end
+      if (error != null || stream.readBufferLength === 0) resolve({ how: stream.status, error: error?.name, message: error?.message })
+    }, { once: true })
+    look()
   })
+}
+
+/* Waits until the stream takes more. Not `stream.onDrain()`: its promise is made once and stays resolved (3.3.11),
+ * so it holds back only the first time. */
+async function drain (stream) {
+  while (stream.writableNeedsDrain) {
+    await new Promise((resolve, reject) => {
+      stream.addEventListener('drain', resolve, { once: true })
+      stream.addEventListener('close', ({ error }) => reject(error ?? new Error('stream closed')), { once: true })
+    })
+  }
 }
 
 /* Sends `total` pattern bytes, never faster than the stream takes them; tells when it is held up. */
@@ -128,12 +151,11 @@ async function send (stream, total, label) {
   let sent = 0
   while (sent < total) {
     const length = Math.min(65521, total - sent)
-    if (!stream.send(pattern(sent, length)) && stream.writableNeedsDrain) {
-      const alarm = setTimeout(() => tell({ event: 'blocked', label, sent }), 100)
-      await stream.onDrain()
-      clearTimeout(alarm)
-    }
+    stream.send(pattern(sent, length))
     sent += length
+    const alarm = setTimeout(() => tell({ event: 'blocked', label, sent }), 100)
+    await drain(stream)
+    clearTimeout(alarm)
   }
 }
 
@@ -142,6 +164,7 @@ async function send (stream, total, label) {
 function slowly (stream, every, label) {
   let received = 0
   let next = every
+  stream.maxReadBufferLength = 32 << 20 // js resets a paused stream beyond 4 MiB, but grants yamux windows of 16
   return (piece) => {
     received += piece.byteLength
     if (every === 0 || received < next) {
@@ -323,6 +346,7 @@ const verbs = {
       rtts.push(since(start))
     }
     await stream.close()
+    await read.ended
     return { rtts }
   },
 
@@ -392,6 +416,17 @@ const verbs = {
     const end = drained(stream, () => {})
     stream.send(Buffer.from('x'))
     return await end
+  },
+
+  /* Begins to serve one more protocol, which js then pushes to its peers. */
+  async handle ({ protocol }) {
+    await node.handle(protocol, (stream) => { stream.close().catch(() => {}) })
+    return {}
+  },
+
+  async unhandle ({ protocol }) {
+    await node.unhandle(protocol)
+    return {}
   },
 
   /* Opens a stream of a protocol that the peer need not have. */
