@@ -305,7 +305,7 @@ class MuxedStream:
             if self._eof:
                 return b""
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)
             await self._wait_for_bytes()
         chunk = self._chunks[0]
         offset = self._offset
@@ -380,7 +380,7 @@ class MuxedStream:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue bytes; never blocks. Raises StreamClosed or StreamReset when nothing can leave."""
         if self._write_error is not None:
-            raise self._write_error
+            raise self._write_error.with_traceback(None)
         if type(data) is not bytes:
             data = _unchanging(data)
         if data:
@@ -395,9 +395,9 @@ class MuxedStream:
             self._drainers.append(drainer)
             await drainer
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         if isinstance(self._write_error, StreamReset):
-            raise self._write_error
+            raise self._write_error.with_traceback(None)
 
     def close_write(self) -> None:
         """Finish our direction in order; reading goes on. Idempotent."""

@@ -25,7 +25,7 @@ from grove_libp2p.noise import Session
 from grove_libp2p.stream import NEGOTIATION_TIMEOUT, MuxedStream
 from grove_libp2p.upgrade import Upgrade
 
-from grove_core.errors import GroveError, RemoteProtocolError
+from grove_core.errors import RemoteProtocolError
 from grove_core.identity import peer_text
 from grove_core.machine import PeerId
 from grove_core.multiaddr import Multiaddr
@@ -465,7 +465,8 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._flushing = True
         try:
             while not self._paused and machine.has_output:
-                self._socket.writelines(seal(machine.take(WRITE_AT_ONCE)))
+                # Not writelines: in Python 3.12.0 to 3.12.8 it forgets to pause us (CVE-2024-12254).
+                self._socket.write(b"".join(seal(machine.take(WRITE_AT_ONCE))))
                 sent, machine.sent = machine.sent, []
                 for id, count in sent:
                     stream = self._streams.get(id)
@@ -559,10 +560,8 @@ class TcpConnection(asyncio.BufferedProtocol):
 
     def _lose_streams(self) -> None:
         streams, self._streams = self._streams, {}
-        if streams:
-            error: GroveError = StreamClosed(f"the connection to {self.remote} is gone: {self._reason}")
-            for stream in streams.values():
-                stream.connection_lost(error)
+        for stream in streams.values():
+            stream.connection_lost(StreamClosed(f"connection to {self.remote} is gone: {self._reason}"))
         self._wake_openers()
 
 

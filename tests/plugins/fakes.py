@@ -57,6 +57,17 @@ class FakeUpcalls:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def keep(self, protocol: str) -> list[Stream]:
+        """Serve a protocol by keeping its streams, which nobody reads; wait for them by `until`."""
+        kept: list[Stream] = []
+
+        def handler(stream: Stream) -> None:
+            kept.append(stream)
+            self._changed.set()
+
+        self.handlers[protocol] = handler
+        return kept
+
     def serve_echo(self, protocol: str = "/echo/1.0.0") -> None:
         """Serve a protocol that sends back what it gets, and finishes when the remote does."""
         self.handlers[protocol] = lambda stream: stream.attach(Echo(stream))
