@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from grove_core.errors import LocalProtocolError, RemoteProtocolError
-from grove_core.machine import CONNECT, Context, Event, Machine, Message, PeerId, Token
+from grove_core.machine import CONNECT, Context, Event, Machine, Message, PeerId, Terms, Token
 from grove_core.specs import Part, Proof
 
 M = TypeVar("M")
@@ -114,6 +114,15 @@ class Host(Machine[M], Generic[M]):
             inside = self._open(msg)
             self._enter(ctx, msg.guest, lambda machine, inner: machine.on_message(inner, peer, inside))
 
+    def on_forged(self, ctx: Context[M], peer: PeerId, msg: M, bad: tuple[int, ...]) -> None:
+        if not isinstance(msg, Envelope) or msg.guest not in self._guests:
+            return
+        if self._guests[msg.guest].part.spec.forged == "tell":
+            inside = self._open(msg)
+            self._enter(
+                ctx, msg.guest, lambda machine, inner: machine.on_forged(inner, peer, inside, bad)
+            )
+
     def on_request(self, ctx: Context[M], peer: PeerId, msg: M, token: Token) -> None:
         if isinstance(msg, Envelope) and msg.guest in self._guests:
             inside = self._open(msg)
@@ -187,6 +196,10 @@ class _GuestContext:
 
     def record(self, peer: PeerId) -> bytes:
         return self._ctx.record(peer)
+
+    def terms(self, peer: PeerId) -> Terms:
+        """The host's: what is agreed is the protocol that the envelopes travel in."""
+        return self._ctx.terms(peer)
 
     def _wrap(self, msg: Any) -> Envelope:
         codec = self._guest.part.spec.codec

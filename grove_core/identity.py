@@ -83,9 +83,18 @@ class PublicKey(msgspec.Struct, frozen=True, gc=False):
         return _decode_public(bytes(data))
 
     @classmethod
-    def of(cls, peer: PeerId) -> PublicKey | None:
-        """The key that a peer id carries, or None if the id is only a hash (RSA, ECDSA)."""
-        return _key_in(peer)
+    def of(cls, peer: PeerId, encoded: bytes = b"") -> PublicKey | None:
+        """The key that a peer id carries; None if the id is only a hash (RSA, ECDSA).
+
+        encoded: a PublicKey message that came beside the id; it counts only if it hashes to the id.
+        """
+        if not encoded:
+            return _key_in(peer)
+        try:
+            key = cls.decode(encoded)
+        except RemoteProtocolError:
+            return None
+        return key if key.peer == peer else None
 
     @property
     def peer(self) -> PeerId:

@@ -15,7 +15,8 @@ The rules, which the drivers keep and the tests in `tests/core/test_contract.py`
 4. A timer may fire late, never early. A key that was re-armed or cancelled does not fire.
 5. Whatever a remote can make grow has a bound named in Config; per-peer queues have one in the spec.
 6. A machine may host other machines (`host.py`); their messages travel in its own.
-7. A machine sees only authenticated messages: the driver checks the proofs its spec declares.
+7. A machine sees only authenticated messages: the driver checks the proofs its spec declares, and
+   what fails is dropped with its sender, or named to the machine if that is what the spec asks for.
 8. `ctx.rng` is seeded from the node's identity, one stream per machine. Keys never come from it.
 """
 
@@ -42,6 +43,20 @@ class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """Base of what machines tell their siblings and the application. Named in the past tense."""
+
+
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """On what terms a peer is connected, as far as one machine is concerned.
+
+    protocol: the wire id that the machine's stream to the peer speaks, one of the spec's `protocols`;
+    "" while that is not known. outbound: whether we dialled the connection. host: where the peer is as
+    the network sees it, an IP address, so that peers of one host can be counted; "" if unknown, if it
+    is a relay's, and in the simulator unless the world says otherwise.
+    """
+
+    protocol: str = ""
+    outbound: bool = False
+    host: str = ""
 
 
 class _Connect:
@@ -90,6 +105,13 @@ class Context(Protocol[M_contra]):
         """How to reach a peer, in the peer's own signed words, fit to be passed on.
 
         At most 1024 bytes; empty if nothing is known, and always empty in the simulator.
+        """
+        ...
+
+    def terms(self, peer: PeerId) -> Terms:
+        """On what terms a peer is connected now; the default `Terms()` if it is not.
+
+        Fixed while a connection lasts, but for a protocol that becomes known: ask in `on_peer_up`.
         """
         ...
 
@@ -209,6 +231,12 @@ class Machine(Generic[M]):
         if handler is None:
             raise LocalProtocolError(f"{type(self).__name__} has no handler for {type(msg).__name__}")
         handler(self, ctx, peer, msg)
+
+    def on_forged(self, ctx: Context[M], peer: PeerId, msg: M, bad: tuple[int, ...]) -> None:
+        """A message of which some proofs do not hold; only if the spec says `forged="tell"`.
+
+        bad: which, as ascending indices into the spec's `proofs(msg)`. The rest holds.
+        """
 
     def on_request(self, ctx: Context[M], peer: PeerId, msg: M, token: Token) -> None:
         """A question from a peer; answer with `ctx.reply(token, …)`, now or later, or not at all."""

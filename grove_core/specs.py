@@ -38,11 +38,15 @@ class Codec(Protocol):
 
 
 class Proof(msgspec.Struct, frozen=True, gc=False):
-    """A signature that must hold before a machine may see the message that carries it."""
+    """A signature that must hold before a machine may see the message that carries it.
+
+    key: the signer's public key (a libp2p PublicKey message), for ids that are only its hash.
+    """
 
     signer: PeerId
     data: bytes
     signature: bytes
+    key: bytes = b""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -75,8 +79,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: the plugin's entry-point name and its table ``[plugins.<name>]``.
     build: config -> machine; with `hosts`, also a keyword argument of type `Part` per hosted field.
     protocols: wire ids of the message stream, best first. rpc: wire ids of request/reply exchanges.
-    proofs: the signatures a message carries; a message with a bad one is dropped and its sender
-        disconnected. domain: prefix of everything this protocol signs.
+    proofs: the signatures a message carries. forged: what becomes of a message with a bad one: it is
+        dropped and its sender disconnected, or the machine is told (`on_forged`) which do not hold.
+    domain: prefix of everything this protocol signs.
     queue: messages that may wait for one peer; overflow: what happens to the next one.
     requests: questions of one peer that may wait for our answer; the next one is refused.
     hosts: config field -> role; the field names the plugin to be built inside this one.
@@ -90,6 +95,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     protocols: tuple[str, ...] = ()
     rpc: tuple[str, ...] = ()
     proofs: Callable[[Any], Iterable[Proof]] | None = None
+    forged: Literal["disconnect", "tell"] = "disconnect"
     domain: bytes = b""
     queue: int = 1024
     overflow: Literal["drop", "disconnect"] = "drop"

@@ -31,7 +31,7 @@ from grove_core.drive.exchange import Desk
 from grove_core.drive.links import Lane, Links, Swarm
 from grove_core.drive.store import Store, StoreError, check
 from grove_core.errors import GroveError, LocalProtocolError
-from grove_core.machine import CONNECT, Event, Message, PeerId, Token
+from grove_core.machine import CONNECT, Event, Message, PeerId, Terms, Token
 from grove_core.node import Assembly, Slot, rng_for
 from grove_core.transport import StreamHandler
 
@@ -96,7 +96,7 @@ class AioContext:
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
         self._barrier = 0  # number of the newest batch that holds a record of ours; 0: all durable
         self._held: deque[tuple[int, tuple[Any, ...]]] = deque()  # (batch to wait for, effect)
-        self._lane: Lane = drive.links.lane(slot, self._message)
+        self._lane: Lane = drive.links.lane(slot, self._message, self._forged)
         self._desk = Desk(slot, self, drive.swarm, drive.links.checks, drive.counters)
 
     def __repr__(self) -> str:
@@ -112,6 +112,9 @@ class AioContext:
 
     def record(self, peer: PeerId) -> bytes:
         return self.drive.house.record_of(peer)
+
+    def terms(self, peer: PeerId) -> Terms:
+        return self._lane.terms(peer)
 
     def load(self, key: str) -> bytes | None:
         if key in self._fresh:
@@ -198,6 +201,9 @@ class AioContext:
 
     def _message(self, peer: PeerId, msg: Any) -> None:
         self.drive.enter(self, self.machine.on_message, peer, msg)
+
+    def _forged(self, peer: PeerId, msg: Any, bad: tuple[int, ...]) -> None:
+        self.drive.enter(self, self.machine.on_forged, peer, msg, bad)
 
     def on_request(self, peer: PeerId, msg: Any, token: Token) -> None:
         self.drive.enter(self, self.machine.on_request, peer, msg, token)

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from grove_core import host, varint
 from grove_core.errors import GroveError, RemoteProtocolError
 from grove_core.identity import PublicKey, short
-from grove_core.machine import PeerId
+from grove_core.machine import PeerId, Terms
 from grove_core.node import Slot
 from grove_core.specs import Proof
 from grove_core.transport import (
@@ -78,6 +78,9 @@ class Swarm(Protocol):
 Deliver = Callable[[PeerId, Any], None]
 """Hands an authenticated message to its machine."""
 
+Forged = Callable[[PeerId, Any, tuple[int, ...]], None]
+"""Hands a message to a machine that wants to know which of its proofs do not hold."""
+
 
 def common(candidates: Sequence[str], spoken: frozenset[str] | None) -> list[str]:
     """Which protocols to propose, best first: all of them if we do not know what the remote speaks."""
@@ -100,9 +103,9 @@ class Links:
         self._dirty: list[_Out] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def lane(self, slot: Slot, deliver: Deliver) -> Lane:
+    def lane(self, slot: Slot, deliver: Deliver, forged: Forged) -> Lane:
         """The streams of one machine."""
-        return Lane(self, slot, deliver)
+        return Lane(self, slot, deliver, forged)
 
     def mark(self, out: _Out) -> None:
         """Something waits: write it when this turn of the loop is over."""
@@ -132,11 +135,12 @@ class Links:
 class Lane:
     """One machine's streams to and from all its peers."""
 
-    def __init__(self, links: Links, slot: Slot, deliver: Deliver) -> None:
+    def __init__(self, links: Links, slot: Slot, deliver: Deliver, forged: Forged) -> None:
         self.links = links
         self.slot = slot
         self.spec = slot.spec
         self.deliver = deliver
+        self.forged = forged
         self.has_proofs = slot.spec.proofs is not None or bool(slot.part.hosted)
         self.is_open = True
         self._outs: dict[PeerId, _Out] = {}
@@ -166,6 +170,24 @@ class Lane:
         if out is None:
             out = self._outs[peer] = _Out(self, peer)
         out.flush(eager=True)
+
+    def terms(self, peer: PeerId) -> Terms:
+        """What our stream to a peer speaks, or will propose, and who dialled whom from where."""
+        swarm = self.links.swarm
+        connection = swarm.best(peer)
+        if connection is None:
+            return Terms()
+        out = self._outs.get(peer)
+        spoken = swarm.speaks(peer)
+        if out is not None and out.stream is not None:
+            protocol = out.stream.protocol
+        elif spoken is None:
+            protocol = ""
+        else:
+            protocol = next(iter(common(self.spec.protocols, spoken)), "")
+        remote = connection.remote
+        host = "" if remote.is_circuit else remote.value("ip4") or remote.value("ip6") or ""
+        return Terms(protocol, not connection.inbound, host)
 
     def accept(self, stream: Stream) -> None:
         """The remote opened its stream to us."""
@@ -457,13 +479,20 @@ class _In:
     def one(self, checks: Checks) -> None:
         """Check and deliver the message that waited longest."""
         msg, proofs, size = self.waiting.popleft()
-        if not all(map(checks.holds, proofs)):
-            self.waiting.clear()
-            self.violated(f"{self.lane.slot.name}: a {type(msg).__name__} whose signature does not hold")
-            return
+        lane = self.lane
+        holding = list(map(checks.holds, proofs))
+        if not all(holding):
+            lane.links.counters["refused.forged"] += 1
+            if lane.spec.forged == "disconnect":
+                self.violated(f"{lane.slot.name}: a {type(msg).__name__} whose signature does not hold")
+                return
         self._owed += size
-        self.lane.links.counters[self.lane.received] += 1
-        self.lane.deliver(self.peer, msg)
+        lane.links.counters[lane.received] += 1
+        if all(holding):
+            lane.deliver(self.peer, msg)
+        else:
+            bad = tuple(index for index, holds in enumerate(holding) if not holds)
+            lane.forged(self.peer, msg, bad)
         self._give_back()
 
     def _give_back(self) -> None:
@@ -552,7 +581,7 @@ class Checks:
         name = hashlib.sha256(proof.data).digest() + proof.signature + proof.signer
         if name in self._good:
             return True
-        key = PublicKey.of(proof.signer)
+        key = PublicKey.of(proof.signer, proof.key)
         if key is None or not key.verify(proof.data, proof.signature):
             return False
         self._good[name] = None

@@ -32,7 +32,7 @@ from grove_core import host
 from grove_core.drive.timeline import Timeline
 from grove_core.errors import GroveError, LocalProtocolError, RemoteProtocolError
 from grove_core.identity import Identity, PublicKey
-from grove_core.machine import CONNECT, Event, Machine, PeerId, Token
+from grove_core.machine import CONNECT, Event, Machine, PeerId, Terms, Token
 from grove_core.node import Assembly, Slot, rng_for
 from grove_core.roles import HANDLES, Broadcast, Consensus, Discovery, Membership, Storage
 from grove_core.specs import Part
@@ -78,7 +78,7 @@ def uniform(low: float, high: float, seed: int = 0) -> Delay:
 class Link:
     """An open connection between two lives of two nodes; it has an `End` at each.
 
-    held: the contexts that want it. clogged: what waits while one side does not read.
+    a dialled it. held: the contexts that want it. clogged: what waits while one side does not read.
     """
 
     __slots__ = ("clogged", "ends", "held", "is_open")
@@ -89,8 +89,8 @@ class Link:
         self.clogged: dict[VirtualNode, deque[tuple[VirtualContext, Any]]] | None = None
         self.is_open = True
         self.ends: tuple[End, ...] = (
-            End(self, b, world.delay(a.index, b.index), world.counterparts(a, b)),
-            End(self, a, world.delay(b.index, a.index), world.counterparts(b, a)),
+            End(self, b, world.delay(a.index, b.index), world.counterparts(a, b), True),
+            End(self, a, world.delay(b.index, a.index), world.counterparts(b, a), False),
         )
 
     def close(self) -> None:
@@ -103,9 +103,10 @@ class End:
     """A link as one of its nodes sees it: who is at the other side, and how far away.
 
     counterparts: for each of our slots, the other node's context that speaks its protocol.
+    outbound: whether this node dialled.
     """
 
-    __slots__ = ("counterparts", "delay", "link", "other")
+    __slots__ = ("counterparts", "delay", "link", "other", "outbound")
 
     def __init__(
         self,
@@ -113,8 +114,10 @@ class End:
         other: VirtualNode,
         delay: float,
         counterparts: tuple[VirtualContext | None, ...],
+        outbound: bool,
     ) -> None:
         self.link = link
+        self.outbound = outbound
         self.other = other
         self.delay = delay
         self.counterparts = counterparts
@@ -186,6 +189,16 @@ class VirtualContext:
 
     def record(self, peer: PeerId) -> bytes:
         return b""
+
+    def terms(self, peer: PeerId) -> Terms:
+        end = self.node.links.get(peer)
+        if end is None:
+            return Terms()
+        other = end.counterparts[self.index]
+        spoken = () if other is None else other.slot.spec.protocols
+        mine = self.slot.spec.protocols
+        agreed = next((wire for wire in mine if wire in spoken), "")
+        return Terms(agreed, end.outbound, end.other.host)
 
     # What leaves the machine: waits behind `save`.
 
@@ -304,8 +317,8 @@ class VirtualContext:
 class VirtualNode:
     """One node of a world, over all its lives. `broadcast`, `membership` … are its role handles."""
 
-    __slots__ = ("_handles", "contexts", "dialling", "disk", "identity", "index", "links", "listeners",
-                 "parts", "peer", "pending", "shape", "starts", "world")  # fmt: skip
+    __slots__ = ("_handles", "contexts", "dialling", "disk", "host", "identity", "index", "links",
+                 "listeners", "parts", "peer", "pending", "shape", "starts", "world")  # fmt: skip
 
     def __init__(self, world: World, index: int, parts: tuple[Part, ...], peer: PeerId) -> None:
         self.world = world
@@ -313,6 +326,7 @@ class VirtualNode:
         self.parts = parts
         self.peer = peer
         self.identity: Identity | None = None
+        self.host = ""  # where it is as the network sees it; set by who models addresses
         self.disk: dict[str, dict[str, bytes]] = {}
         self.links: dict[PeerId, End] = {}
         self.dialling: dict[PeerId, dict[VirtualContext, None]] = {}
@@ -738,16 +752,21 @@ class World:
 
     def holds(self, ctx: VirtualContext, msg: Any) -> bool:
         """Whether a message may reach a machine: its proofs hold, or nobody computes them here."""
+        return self.forged(ctx, msg) == ()
+
+    def forged(self, ctx: VirtualContext, msg: Any) -> tuple[int, ...] | None:
+        """Which proofs of a message do not hold; None if they cannot even be read."""
         if not self.keys:
-            return True
+            return ()
         try:
-            return all(
-                (key := PublicKey.of(proof.signer)) is not None
-                and key.verify(proof.data, proof.signature)
-                for proof in host.proofs(ctx.slot.part, msg)
+            return tuple(
+                index
+                for index, proof in enumerate(host.proofs(ctx.slot.part, msg))
+                if (key := PublicKey.of(proof.signer, proof.key)) is None
+                or not key.verify(proof.data, proof.signature)
             )
         except RemoteProtocolError:
-            return False
+            return None
 
     def charge(self, ctx: VirtualContext, msg: Any, now: float) -> float:
         """When the receiver's processor is done with a message's proofs."""
@@ -803,9 +822,15 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
     if not world.reaches(source, ctx.node):
         world.undeliverable += 1
         return False
-    if not world.holds(ctx, msg):
+    bad = world.forged(ctx, msg)
+    if bad != ():
         world.refused += 1
-        world.reset(ctx.node, source)
+        if bad is None or ctx.slot.spec.forged == "disconnect":
+            world.reset(ctx.node, source)
+        else:
+            ctx.now = now
+            ctx.machine.on_forged(ctx, peer, msg, bad)
+            ctx.node.settle(now)
         return False
     if world.verify:
         done = world.charge(ctx, msg, now)

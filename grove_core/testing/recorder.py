@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from grove_core.errors import LocalProtocolError
-from grove_core.machine import Event, PeerId, Token
+from grove_core.machine import Event, PeerId, Terms, Token
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -60,12 +60,15 @@ class Emit(Effect, frozen=True):
     event: Event
 
 
+_UNKNOWN = Terms()
+
+
 class Recorder:
     """A `Context` whose effects are kept in order until `take`.
 
     me: this node's id. now: the clock; set it, or `advance` it. seed: of the rng.
     records: what `load` finds (a dict is used in place, so two lives can share it).
-    known: what `record(peer)` gives.
+    known: what `record(peer)` gives. agreed: what `terms(peer)` gives; change it in place.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class Recorder:
         seed: int = 0,
         records: dict[str, bytes] | None = None,
         known: Mapping[PeerId, bytes] | None = None,
+        agreed: Mapping[PeerId, Terms] | None = None,
     ) -> None:
         self.me = me
         self.now = now
         self.rng = Random(seed)
         self.records = {} if records is None else records
         self.known = dict(known or {})
+        self.agreed = dict(agreed or {})
         self.timers: dict[Any, float] = {}
         """Armed timers: key -> when they are due."""
         self._effects: list[Effect] = []
@@ -112,6 +117,9 @@ class Recorder:
 
     def record(self, peer: PeerId) -> bytes:
         return self.known.get(peer, b"")
+
+    def terms(self, peer: PeerId) -> Terms:
+        return self.agreed.get(peer, _UNKNOWN)
 
     def send(self, peer: PeerId, msg: Any) -> None:
         self._effects.append(Send(peer, msg))

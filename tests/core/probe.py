@@ -20,6 +20,12 @@ class Signed(Message, frozen=True):
     author: bytes
     text: str
     signature: bytes
+    key: bytes = b""
+
+
+class Both(Message, frozen=True):
+    first: Signed
+    second: Signed
 
 
 class Question(Message, frozen=True):
@@ -38,8 +44,10 @@ class ProbeConfig(msgspec.Struct, frozen=True):
 
 
 def proofs(msg: Any) -> tuple[Proof, ...]:
+    if isinstance(msg, Both):
+        return proofs(msg.first) + proofs(msg.second)
     if isinstance(msg, Signed):
-        return (Proof(PeerId(msg.author), DOMAIN + msg.text.encode(), msg.signature),)
+        return (Proof(PeerId(msg.author), DOMAIN + msg.text.encode(), msg.signature, msg.key),)
     return ()
 
 
@@ -70,6 +78,9 @@ class Probe(Machine[Any]):
     def on_message(self, ctx: Context[Any], peer: PeerId, msg: Any) -> None:
         self._note("message", ctx, peer, msg)
 
+    def on_forged(self, ctx: Context[Any], peer: PeerId, msg: Any, bad: tuple[int, ...]) -> None:
+        self._note("forged", ctx, peer, msg, bad)
+
     def on_request(self, ctx: Context[Any], peer: PeerId, msg: Any, token: Token) -> None:
         self._note("request", ctx, peer, msg, token)
 
@@ -94,7 +105,7 @@ class Probe(Machine[Any]):
         return [msg.text for _, msg in self.seen("message")]
 
 
-CODEC = MsgpackCodec(Note, Signed, Question, max_size=4096)
+CODEC = MsgpackCodec(Note, Signed, Both, Question, max_size=4096)
 
 
 def probe(name: str = "probe", **spec: Any) -> Part:

@@ -13,10 +13,28 @@ from typing import Any
 import pytest
 
 from grove_core.errors import LocalProtocolError
-from grove_core.machine import CONNECT, PeerId
-from tests.core.probe import CODEC, DOMAIN, Happened, Note, Probe, ProbeConfig, Question, Signed, probe
+from grove_core.identity import Identity
+from grove_core.machine import CONNECT, PeerId, Terms
+from tests.core.probe import (
+    CODEC,
+    DOMAIN,
+    Both,
+    Happened,
+    Note,
+    Probe,
+    ProbeConfig,
+    Question,
+    Signed,
+    probe,
+)
 from tests.core.stages import STAGES
 
+# libp2p/specs peer-ids.md, "Test vectors": an ECDSA private key.
+ECDSA = (
+    "08031279307702010104203E5B1FE9712E6C314942A750BD67485DE3C1EFE85B1BFB520AE8F9AE3DFA4A4CA00A06082A8648CE"
+    "3D030107A14403420004DE3D300FA36AE0E8F5D530899D83ABAB44ABF3161F162A4BC901D8E6ECDA020E8B6D5F8DA30525E7"
+    "1D6851510C098E5C47C646A597FB4DCEC034E9F77C409E62"
+)
 NOBODY = PeerId(b"\x00\x24\x08\x01\x12\x20" + b"\x07" * 32)
 
 
@@ -197,6 +215,25 @@ def test_a_machine_hears_only_of_peers_that_speak_its_protocol(stage: Any) -> No
     assert stage.machine(a, "y").seen("failure") == [(CONNECT, stage.peer(b), "refused")]
 
 
+@pytest.mark.claim("contract.terms")
+def test_a_machine_knows_what_a_peer_speaks_and_who_dialled(stage: Any) -> None:
+    new = probe(protocols=("/grove/probe/1.1.0", "/grove/probe/1.0.0"))
+    a, b, old = stage.add(new), stage.add(new), stage.add(probe())
+    for other in (b, old):
+        stage.link(a, other)
+
+    def terms(of: Any, with_: Any) -> Terms:
+        found: Terms = stage.act(of, lambda machine, ctx: ctx.terms(stage.peer(with_)))
+        return found
+
+    assert terms(a, b) == Terms("/grove/probe/1.1.0", outbound=True)
+    assert terms(a, old) == Terms("/grove/probe/1.0.0", outbound=True)
+    assert terms(b, a) == Terms("/grove/probe/1.1.0", outbound=False)
+    assert terms(old, a) == Terms("/grove/probe/1.0.0", outbound=False)
+    assert terms(b, old) == Terms()
+    assert stage.act(a, lambda machine, ctx: ctx.terms(NOBODY)) == Terms()
+
+
 @pytest.mark.claim("contract.link-down")
 def test_a_crash_is_noticed_by_every_holder_of_a_link(stage: Any) -> None:
     a, b = pair(stage)
@@ -309,6 +346,41 @@ def test_a_machine_sees_only_messages_whose_proofs_hold(stage: Any) -> None:
     stage.act(a, lambda machine, ctx: ctx.send(to, Signed(me, "false", ctx.sign(DOMAIN + b"true"))))
     stage.until(lambda: bool(stage.machine(a).seen("down")))  # its sender is disconnected
     assert "false" not in stage.machine(b).texts()
+
+
+@pytest.mark.claim("contract.forgery-is-told")
+def test_a_machine_that_wants_to_be_told_learns_which_proofs_do_not_hold(stage: Any) -> None:
+    a, b = pair(stage, probe(forged="tell"))
+    me, to = stage.peer(a), stage.peer(b)
+
+    def speak(machine: Probe, ctx: Any) -> None:
+        good = Signed(me, "true", ctx.sign(DOMAIN + b"true"))
+        bad = Signed(me, "false", good.signature)
+        ctx.send(to, Both(good, bad))
+        ctx.send(to, bad)
+        ctx.send(to, Note("still here"))
+
+    stage.act(a, speak)
+    stage.until(lambda: stage.machine(b).texts() == ["still here"])
+    told = [(type(msg), bad) for _, msg, bad in stage.machine(b).seen("forged")]
+    assert told == [(Both, (1,)), (Signed, (0,))]
+    stage.run(0.2)
+    assert stage.machine(a).seen("down") == []  # nobody is disconnected for it
+
+
+@pytest.mark.claim("contract.authenticated")
+def test_a_signer_whose_id_is_a_hash_sends_its_key_along(stage: Any) -> None:
+    a, b = pair(stage, probe(forged="tell"))
+    to = stage.peer(b)
+    ecdsa = Identity.decode(bytes.fromhex(ECDSA))
+    key, other = ecdsa.public.encode(), Identity.from_seed(bytes(32)).public.encode()
+    texts = {"good": key, "without its key": b"", "with another's key": other, "with rubbish": b"\1"}
+    for text, beside in texts.items():
+        signature = ecdsa.sign(DOMAIN + text.encode())
+        msg = Signed(ecdsa.peer, text, signature, beside)
+        stage.act(a, lambda machine, ctx, msg=msg: ctx.send(to, msg))
+    stage.until(lambda: len(stage.machine(b).seen("forged")) == 3)
+    assert stage.machine(b).texts() == ["good"]
 
 
 @pytest.mark.claim("contract.authenticated")
