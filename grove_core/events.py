@@ -46,6 +46,83 @@ class Delivered(Event, frozen=True, gc=False):
     hops: int = 0
 
 
+class Proposed(Event, frozen=True, gc=False):
+    """A sibling (or the role handle) wants a command agreed on. Heard by the consensus machine.
+
+    id: 16 bytes chosen by whoever proposes; a retry keeps its id. command: at most 1 MiB.
+    """
+
+    id: bytes
+    command: bytes
+
+
+class Committed(Event, frozen=True, gc=False):
+    """Consensus agreed on a command. Every member hears the same ones in the same order.
+
+    index: position in the agreed sequence, ascending, with gaps where consensus spoke to itself.
+    A command may be committed twice under one id (a retry after an unknown outcome): whoever
+    applies commands ignores the second. Durable before it is emitted.
+    """
+
+    index: int
+    id: bytes
+    proposer: PeerId
+    command: bytes
+
+
+class Rejected(Event, frozen=True, gc=False):
+    """A proposal of this node was not, and will not be, committed. Silence means: unknown.
+
+    leader: whom to ask instead, if that is the reason and it is known.
+    """
+
+    id: bytes
+    reason: str
+    leader: PeerId | None = None
+
+
+class ReadAsked(Event, frozen=True, gc=False):
+    """A sibling wants to read as of now, linearizably. Answered by ReadReady or Rejected."""
+
+    id: bytes
+
+
+class ReadReady(Event, frozen=True, gc=False):
+    """Once everything up to index is applied, what is read is as of the moment of asking."""
+
+    id: bytes
+    index: int
+
+
+class LeaderChanged(Event, frozen=True, gc=False):
+    """Who leads now, as far as this node knows. epoch: term or view, ascending."""
+
+    leader: PeerId | None
+    epoch: int
+
+
+class MembersChanged(Event, frozen=True, gc=False):
+    """Who decides (voters) and who listens (learners) from index on."""
+
+    index: int
+    voters: tuple[PeerId, ...]
+    learners: tuple[PeerId, ...] = ()
+
+
+class SnapshotTaken(Event, frozen=True, gc=False):
+    """A state machine can be rebuilt from state as of index: consensus may forget what came before."""
+
+    index: int
+    state: bytes
+
+
+class Restored(Event, frozen=True, gc=False):
+    """Consensus gives the state machine a whole state as of index instead of the commands up to it."""
+
+    index: int
+    state: bytes
+
+
 class Connected(Event, frozen=True, gc=False):
     """The driver opened a connection to a peer and knows what it speaks. For the application."""
 

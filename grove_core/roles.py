@@ -74,6 +74,37 @@ class DiscoveryMachine(Protocol):
         ...
 
 
+class ConsensusMachine(Protocol):
+    """Agreement on one sequence of commands. Hears Proposed, ReadAsked and SnapshotTaken; emits
+    Committed, Rejected, ReadReady, LeaderChanged, MembersChanged and Restored."""
+
+    def propose(self, ctx: Context[Any], command: bytes) -> bytes:
+        """Want a command agreed on; returns its id (16 bytes). The outcome is an event."""
+        ...
+
+    def read(self, ctx: Context[Any]) -> bytes:
+        """Ask for a linearizable read; returns its id (16 bytes). The answer is an event."""
+        ...
+
+    def leader(self) -> PeerId | None:
+        """Who leads, as far as this node knows."""
+        ...
+
+    def voters(self) -> tuple[PeerId, ...]:
+        """Who decides now, ascending."""
+        ...
+
+    def learners(self) -> tuple[PeerId, ...]:
+        """Who listens and does not vote, ascending."""
+        ...
+
+    def reconfigure(
+        self, ctx: Context[Any], voters: tuple[PeerId, ...], learners: tuple[PeerId, ...]
+    ) -> bytes:
+        """Change who decides, without a restart; returns an id. The outcome is MembersChanged or Rejected."""
+        ...
+
+
 class _Handle:
     """Binds a machine's role API to the node it lives on."""
 
@@ -137,7 +168,31 @@ class Storage(_Handle):
 
 
 class Consensus(_Handle):
-    """`node.consensus`: no common verbs yet; `call` reaches the plugin's own."""
+    """`node.consensus`: see ConsensusMachine for the meaning of each method."""
+
+    def propose(self, command: bytes) -> bytes:
+        proposal: bytes = self.call(lambda machine, ctx: machine.propose(ctx, command))
+        return proposal
+
+    def read(self) -> bytes:
+        question: bytes = self.call(lambda machine, ctx: machine.read(ctx))
+        return question
+
+    def leader(self) -> PeerId | None:
+        found: PeerId | None = self.machine.leader()
+        return found
+
+    def voters(self) -> tuple[PeerId, ...]:
+        found: tuple[PeerId, ...] = self.machine.voters()
+        return found
+
+    def learners(self) -> tuple[PeerId, ...]:
+        found: tuple[PeerId, ...] = self.machine.learners()
+        return found
+
+    def reconfigure(self, voters: tuple[PeerId, ...], learners: tuple[PeerId, ...] = ()) -> bytes:
+        change: bytes = self.call(lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
+        return change
 
 
 HANDLES: Mapping[str, type[_Handle]] = {
