@@ -144,14 +144,13 @@ class Canvas:
     def lines(self) -> Text:
         text = Text(no_wrap=True)
         for row in range(self.height):
+            text.append("\n" if row else "")
             for column in range(self.width):
                 dots = self._dots[row][column]
                 char, style = self._text.get(
                     (row, column), (chr(0x2800 + dots) if dots else " ", _STYLE[self._kind[row][column]])
                 )
                 text.append(char, style)
-            text.append("\n")
-        text.rstrip()
         return text
 
 
@@ -254,13 +253,10 @@ def _cell(link: Link | None) -> Text:
 
 
 def _feed(scene: Scene) -> Text:
-    text = Text(no_wrap=True, overflow="ellipsis")
-    recent = list(scene.feed)[-FEED:]
-    for when, what, style in recent:
-        text.append(f"{when:5.1f} s  ", "bright_black")
-        text.append(what, style)
-        text.append("\n")
-    text.append("\n" * (FEED - len(recent)))
-    text.rstrip()
-    text.append("\n" * (FEED - 1 - text.plain.count("\n")))
+    lines = [
+        Text.assemble((f"{when:5.1f} s  ", "bright_black"), (what, style))
+        for when, what, style in list(scene.feed)[-FEED:]
+    ]
+    text = Text("\n").join(lines + [Text()] * (FEED - len(lines)))
+    text.no_wrap, text.overflow = True, "ellipsis"
     return text
