@@ -155,6 +155,8 @@ class AioquicEngine(QuicConnection):
         self._local_active_connection_id_limit = SPARE_IDS
         self._loss._pacer = self.pacer = Pacer(self._max_datagram_size, config.burst)  # type: ignore[assignment]
         self.told = False  # Ended was given
+        self.farewell: list[tuple[bytes, Address]] = []  # our close, as it was sent
+        self.late = 0  # datagrams that came after it
         self.stirred = True  # something came in that may let something go out
         self.ready: dict[int, QuicStream] = {}  # streams with data, reset or stop to send, in turn
         self.raised: dict[int, QuicStream] = {}  # streams whose MAX_STREAM_DATA is due
@@ -195,6 +197,11 @@ class AioquicEngine(QuicConnection):
     # --- engine.Engine: bytes and time
 
     def datagram_in(self, data: bytes, address: Address, now: float) -> None:
+        if self.farewell:
+            # RFC 9000 section 10.2.1: the close may have been lost; say it again, ever more rarely.
+            self.late += 1
+            self.stirred = self.stirred or self.late & (self.late - 1) == 0
+            return
         try:
             self.receive_datagram(data, address, now)
         except (
@@ -215,6 +222,10 @@ class AioquicEngine(QuicConnection):
     def poll_out(self, now: float) -> list[tuple[bytes, Address]]:
         if self.finished:
             return []
+        if self.farewell:
+            repeat, self.stirred = self.stirred and self.late > 0, False
+            return self.farewell if repeat else []
+        closing = self._close_pending
         try:
             datagrams = self.datagrams_to_send(now)
             probe = self._probe_path(now)
@@ -222,6 +233,8 @@ class AioquicEngine(QuicConnection):
             self._broken(error)
             return []
         self.stirred = False
+        if closing:
+            self.farewell = datagrams
         sent = self._spaces[tls.Epoch.ONE_RTT].sent_packets if self._spaces else {}
         if len(sent) > MAX_UNACKNOWLEDGED:
             # A peer need not acknowledge acknowledgements; without this they would pile up for ever.

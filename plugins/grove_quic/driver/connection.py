@@ -13,6 +13,7 @@ what is due is sent, and the one timer is armed. Sources: libp2p/specs quic/READ
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 # TLS alerts (RFC 8446 section 6).
 BAD_CERTIFICATE: Final = 42
 CERTIFICATE_REQUIRED: Final = 116
+
+_PATIENCE: Final = 1.0
+"""Seconds that a peer has to prove an ICMP message wrong. Guess: many round trips, few for a person."""
 
 
 class QuicStream(MuxedStream):
@@ -85,6 +89,7 @@ class QuicConnection:
         "_armed_at",
         "_closed",
         "_deadline",
+        "_doubt_until",
         "_error",
         "_expected",
         "_handle",
@@ -129,6 +134,7 @@ class QuicConnection:
         self._armed_at = 0.0
         self._deadline = now + endpoint.config.handshake_timeout
         self._heard_at = now
+        self._doubt_until = 0.0  # when a peer that is said to be gone counts as gone
         self._keepalive = 0.0  # s between pings, once open
         self._remote_address: Address | None = None
         self._remote: Multiaddr | None = None
@@ -214,6 +220,7 @@ class QuicConnection:
 
     def datagram(self, data: bytes, address: Address, now: float) -> None:
         self._heard_at = now
+        self._doubt_until = 0.0
         self.engine.datagram_in(data, address, now)
 
     def turn(self, now: float) -> None:
@@ -240,6 +247,21 @@ class QuicConnection:
         """The system refused a datagram; a dial need not wait for its timeout."""
         if not self.is_open and not self.inbound:
             self.abandon(f"{self.remote}: {error.strerror or error}")
+
+    def doubted(self, number: int) -> None:
+        """A host or router says that nobody is there (ICMP, errno number).
+
+        A dial believes it. An open connection asks the peer, which has a second to answer: a forged
+        message costs one ping, and a peer that was killed is noticed long before the idle timeout.
+        """
+        if self._error is not None or self._doubt_until:
+            return
+        if self.is_open:
+            self._doubt_until = self.endpoint.clock() + max(_PATIENCE, 3 * self.engine.rtt)
+            self.engine.ping()
+            self.touch()
+        elif not self.inbound:
+            self.loop.call_soon(self.unreachable, OSError(number, os.strerror(number)))
 
     # --- reactions
 
@@ -359,6 +381,8 @@ class QuicConnection:
             mine = self._deadline
         else:
             mine = self._heard_at + self._keepalive if self._keepalive else 0.0
+            if self._doubt_until:
+                mine = min(mine, self._doubt_until) if mine else self._doubt_until
         if self._error is None and mine and (due is None or mine < due):
             due = mine
         if due is None:
@@ -379,7 +403,10 @@ class QuicConnection:
             self.engine.end(0, "")
             self._end(StreamClosed(f"no handshake within {timeout:g} s"))
         elif self.is_open and self._error is None:
-            if self._keepalive and now >= self._heard_at + self._keepalive:
+            if self._doubt_until and now >= self._doubt_until:
+                self.engine.end(0, "")
+                self._end(StreamClosed("nobody listens there any more"))
+            elif self._keepalive and now >= self._heard_at + self._keepalive:
                 self._heard_at = now  # one ping; if none answers, the engine's idle timer decides
                 self.engine.ping()
         due = self.engine.timer()

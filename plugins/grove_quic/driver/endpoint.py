@@ -14,8 +14,10 @@ answer to an unproven address is shorter than what it answers.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -41,8 +43,12 @@ _OUTBOX = 1024
 """Datagrams that wait for the system to take them; more are lost, as on any full queue."""
 
 # Linux: set the Don't Fragment bit and leave path MTU to us (RFC 8899 section 3); not in `socket`.
+# And tell us by the error queue which remote a host or router called unreachable (ip(7), ipv6(7)).
 _MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
 _PROBE = 3
+_RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+_ERROR_QUEUE = 0x2000
+_FROM_ICMP = (2, 3)
 
 
 class Door:
@@ -203,12 +209,15 @@ class Endpoint:
         routes = self._routes
         self._in_turn = True
         try:
-            for _ in range(_BATCH):
+            for number in range(_BATCH):
                 try:
                     size, address = receive(view)
                 except (BlockingIOError, InterruptedError):
+                    if not number:  # woken, and no datagram: the error queue is not empty
+                        self._read_errors()
                     break
-                except OSError:  # an ICMP error of some earlier datagram; it says nothing reliable
+                except OSError:  # of some earlier datagram of ours
+                    self._read_errors()
                     continue
                 data = bytes(view[:size])
                 cid = wire.destination(data)
@@ -276,8 +285,12 @@ class Endpoint:
             except (BlockingIOError, InterruptedError):
                 self._keep(datagrams[at:])
                 return
-            except OSError as error:
-                self._refused(address, error)
+            except OSError:  # perhaps an earlier datagram's, told late: once more
+                self._read_errors()
+                try:
+                    send(data, address)
+                except OSError as error:
+                    self._refused(address, error)
 
     def _keep(self, datagrams: list[tuple[bytes, Address]]) -> None:
         if not self._outbox:
@@ -302,6 +315,28 @@ class Endpoint:
             dialling = connection.ready is not None and not connection.ready.done()
             if dialling and connection.engine.remote == address:
                 self.loop.call_soon(connection.unreachable, error)
+
+    def _read_errors(self) -> None:
+        """Hear which remotes are said to be gone. Anyone can forge that, so it only raises a doubt."""
+        if sys.platform != "linux":
+            return
+        while True:
+            try:
+                _, ancillary, _, address = self._socket.recvmsg(0, 512, _ERROR_QUEUE)
+            except OSError:
+                return
+            for level, kind, data in ancillary:
+                if (level, kind) != _RECEIVE_ERRORS[self.family] or len(data) < 5:
+                    continue
+                number, origin = struct.unpack_from("=IB", data)  # struct sock_extended_err
+                if (
+                    origin in _FROM_ICMP
+                    and number != errno.EMSGSIZE
+                    and self.door.may_answer(self.clock())
+                ):
+                    for connection in list(dict.fromkeys(self._routes.values())):
+                        if connection.engine.remote == address:
+                            connection.doubted(number)
 
     def close(self) -> None:
         """Forget every connection and give the port back."""
@@ -329,6 +364,7 @@ def _bound_socket(bind: Address, buffer: int) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, option, buffer)
         if sys.platform == "linux":
             made.setsockopt(*_MTU_DISCOVER[family], _PROBE)
+            made.setsockopt(*_RECEIVE_ERRORS[family], 1)
         made.bind(bind)
     except OSError:
         made.close()

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 from aioquic import tls
-from aioquic.quic.packet import QuicFrameType
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from grove_quic import wire
 from grove_quic.config import Config
 from grove_quic.engine import (
@@ -25,7 +26,8 @@ from grove_quic.engine import (
 )
 from grove_quic.over_aioquic import MAX_EARLY_CRYPTO, MAX_UNACKNOWLEDGED
 
-from tests.plugins.quic.link import SERVER, Link
+from tests.fuzz import mutations, rounds
+from tests.plugins.quic.link import CLIENT, SERVER, Link
 
 WINDOW = 262_144
 
@@ -138,6 +140,29 @@ def test_a_long_reason_is_cut_so_that_the_close_can_leave() -> None:
     ended = link.ended(at_server=True)
     assert ended is not None
     assert ended.reason == "é" * 100
+
+
+def test_a_close_that_was_lost_is_said_again_to_whoever_goes_on_talking() -> None:
+    link = Link()
+    link.passes = lambda data, at, upstream: False
+    link.client.end(0x1006, "bye")
+    link._move(link.client, upstream=True)
+    link.passes = lambda data, at, upstream: True
+    link.there.ping()
+    link.run(lambda: link.ended(at_server=True))
+    assert link.ended(at_server=True) == Ended(0x1006, True, "bye")
+
+
+def test_a_close_is_repeated_ever_more_rarely() -> None:
+    link = Link()
+    link.client.end(0, "")
+    (close,) = link.client.poll_out(link.now)
+    again = 0
+    for _ in range(100):
+        link.client.datagram_in(b"\x40" + bytes(30), SERVER, link.now)
+        again += len(link.client.poll_out(link.now))
+    assert again == 7  # after 1, 2, 4, … 64 datagrams
+    assert close[1] == SERVER
 
 
 def test_a_closed_engine_is_finished_after_its_closing_period() -> None:
@@ -392,3 +417,81 @@ def test_a_refused_client_learns_it_at_once() -> None:
     assert len(refusal) < len(first)
     link.client.datagram_in(refusal, SERVER, link.now)
     assert link.client.events() == [Ended(0x2, False, "")]
+
+
+# --- a proven peer that sends nonsense
+
+
+def frames() -> list[bytes]:
+    """One good example of most frames, as a client sends them (RFC 9000 section 19)."""
+    return [
+        bytes.fromhex(text)
+        for text in (
+            "01",  # PING
+            "02 0a 00 00 05",  # ACK
+            "03 0a 00 01 02 00 01 01 01 01",  # ACK with ranges and ECN
+            "04 00 01 05",  # RESET_STREAM
+            "05 01 07",  # STOP_SENDING
+            "06 00 03 616263",  # CRYPTO
+            "0f 04 00 05 68656c6c6f",  # STREAM with offset, length and end
+            "0a 08 03 616263",
+            "0a 4190 01 61",
+            "10 80100000",  # MAX_DATA
+            "11 01 80100000",  # MAX_STREAM_DATA
+            "12 40ff",  # MAX_STREAMS
+            "14 05 15 00 05 16 05 17 05",  # …_BLOCKED
+            "18 05 02 08 0102030405060708 00112233445566778899aabbccddeeff",  # NEW_CONNECTION_ID
+            "19 02",  # RETIRE_CONNECTION_ID
+            "1a 0011223344556677 1b 0011223344556677",  # PATH_CHALLENGE, PATH_RESPONSE
+            "1c 00 00 03 616263",  # CONNECTION_CLOSE
+            "1d 01 03 616263",
+            "1e",  # HANDSHAKE_DONE
+            "30 6162",  # DATAGRAM
+        )
+    ]
+
+
+def packet_of(link: Link, payload: bytes) -> bytes:
+    """A 1-RTT packet of the client with any payload."""
+    client = link.client
+    builder = QuicPacketBuilder(
+        host_cid=client.host_cid,
+        is_client=True,
+        max_datagram_size=1200,
+        packet_number=client._packet_number,
+        peer_cid=client._peer_cid.cid,
+        version=1,
+    )
+    builder.start_packet(QuicPacketType.ONE_RTT, client._cryptos[tls.Epoch.ONE_RTT])
+    builder._buffer.push_bytes(payload[:1000].ljust(4, b"\0"))
+    client._packet_number += 1
+    (datagram,), _ = builder.flush()
+    return datagram
+
+
+@pytest.mark.claim("quic.hostile-peers-cost-a-bound")
+def test_mutated_frames_of_a_proven_peer_cost_only_its_own_connection() -> None:
+    seed, ends = 3, 0
+    corpus = frames()
+    corpus += [b"".join(corpus[6:12]), b"".join(corpus[:5])]
+    link = Link()
+    for index, payload in enumerate(mutations(seed, corpus, min(rounds(600), 20_000))):
+        server = link.there
+        try:
+            server.datagram_in(packet_of(link, payload), CLIENT, link.now)
+            for event in server.events():
+                if isinstance(event, StreamOpened):
+                    server.write(event.stream, b"hello", True)
+                if isinstance(event, StreamData) and event.data:
+                    server.grant(event.stream, len(event.data))
+            server.poll_out(link.now)
+            link.now += 0.01
+            if (at := server.timer()) is not None and at <= link.now:
+                server.timer_fired(link.now)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, round {index}: {payload.hex()}") from error
+        assert len(server._streams) <= 256 + 1
+        if server.told:
+            ends += 1
+            link = Link()
+    assert ends > 0, "nothing was ever refused: the mutations do not arrive"

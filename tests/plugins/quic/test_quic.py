@@ -398,15 +398,62 @@ def test_closing_a_transport_says_shutdown_after_what_was_written() -> None:
     play(scene)
 
 
+def vanish(transport: QuicTransport) -> None:
+    """No word to anyone, as after kill -9."""
+    for endpoint in transport._endpoints:
+        endpoint.close()
+
+
 def test_a_peer_that_vanishes_is_noticed_by_the_idle_timeout() -> None:
     async def scene(pair: Pair) -> None:
         connection = await pair.dial()
-        for endpoint in pair.listener._endpoints:
-            endpoint.close()  # no word to anyone, as after kill -9
+        connection.endpoint._read_errors = lambda: None  # type: ignore[method-assign]
+        vanish(pair.listener)
         await pair.here.until(lambda: pair.here.reasons)
         assert "Idle timeout" in pair.here.reasons[connection]
 
     play(scene, Config(idle_timeout=1.0, keepalive=0.3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the error queue is Linux's")
+def test_a_killed_peer_on_a_living_host_is_noticed_at_the_next_packet() -> None:
+    async def scene(pair: Pair) -> None:
+        connection = await pair.dial()
+        stream = await connection.open_stream([ECHO])
+        stream.write(b"x")
+        await stream.read_exactly(1)
+        vanish(pair.listener)
+        stream.write(b"are you there?")
+        with pytest.raises(StreamClosed, match="nobody listens"):
+            await stream.read()
+        assert "nobody listens" in pair.here.reasons[connection]
+
+    play(scene, Config(idle_timeout=100.0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the error queue is Linux's")
+def test_a_forged_word_that_a_peer_is_gone_costs_one_ping() -> None:
+    async def scene(pair: Pair) -> None:
+        connection = await pair.dial()
+        stream = await connection.open_stream([ECHO])
+        connection.doubted(111)
+        assert connection._doubt_until
+        stream.write(b"x")
+        await stream.read_exactly(1)
+        assert not connection._doubt_until
+        assert pair.here.live == [connection]
+
+    play(scene)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the error queue is Linux's")
+def test_a_dial_to_a_port_where_nobody_listens_fails_at_once() -> None:
+    async def scene(pair: Pair) -> None:
+        vanish(pair.listener)
+        with pytest.raises(DialError, match="refused"):
+            await pair.dial()
+
+    play(scene, Config(handshake_timeout=600.0))
 
 
 def test_idle_connections_are_kept_alive() -> None:
