@@ -1,9 +1,10 @@
 """A village as the papers measured it: HyParView and Plumtree in virtual time, 1,000 nodes.
 
 Numbers and tolerances are the papers' where a claim says so; `make claims` (GROVE_FULL=1) repeats
-them with 10,000 nodes and more seeds. One HyParView cycle is 10 s here; links take 10 to 50 ms each
-way; nodes join one by one through the first. A failing test names its seed; `Paper(seed=…)` builds
-the same village again.
+them with 10,000 nodes and more seeds. A HyParView cycle is 60 s, its default; links take 10 to 50 ms
+each way; nodes join through the first one, 0.4 s apart, so that one walk ends before the next begins
+(as in the papers; when walks overlap, newcomers find each other and cluster). A failing test names
+its seed; `Paper(seed=…)` builds the same village again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tests.sim.eager import EAGER
 
 FULL = bool(os.environ.get("GROVE_FULL"))
 NODES = 10_000 if FULL else 1_000
-CYCLE = 10.0
-STABLE = 50 if FULL else 20  # cycles before the experiment; the paper's 50
+CYCLE = 60.0
+STABLE = 50 if FULL else 30  # cycles before the overlay is looked at; the paper's 50
+SETTLED = 10 if FULL else 4  # cycles before an experiment that needs no perfect overlay
 
 Measured = Callable[[str, object], None]
 
@@ -41,7 +43,7 @@ class Paper:
         *broadcast: Part,
         nodes: int = NODES,
         seed: int = 1,
-        cycles: int = STABLE,
+        cycles: int = SETTLED,
         delay: Any = None,
         membership: dict[str, Any] | None = None,
         **world: Any,
@@ -53,7 +55,7 @@ class Paper:
         self.rng = Random(seed)
         self.seed = seed
         self.village = Village(
-            parts, nodes, seed=seed, spacing=0.05, delay=delay or uniform(0.01, 0.05, seed), **world
+            parts, nodes, seed=seed, spacing=0.4, delay=delay or uniform(0.01, 0.05, seed), **world
         )
         self.hops: dict[bytes, int] = {}
         self.village.world.sinks.append(self._hop)
@@ -139,7 +141,7 @@ class Paper:
 @pytest.fixture(scope="module")
 def stable() -> Paper:
     """A stabilised village whose tests do it no harm, so they share it."""
-    return Paper(part("plumtree", ihave_interval=0.0))
+    return Paper(part("plumtree", ihave_interval=0.0), cycles=STABLE)
 
 
 # HyParView at rest
@@ -173,10 +175,11 @@ def test_paths_are_as_short_as_in_a_random_5_regular_graph(
     ideal = _average_path(_random_regular(NODES, 5, Random(1)), Random(1))
     clustering = _clustering(overlay)
     record_property("measured", f"path {ours:.3f}, random graph {ideal:.3f}; clustering {clustering:.5f}")
-    assert ours == pytest.approx(ideal, rel=0.02)
+    assert ours == pytest.approx(ideal, rel=0.01)
+    assert clustering <= 3 * 5 / NODES  # a random graph has about 3 / n
     if FULL:
         assert ours == pytest.approx(6.38, abs=0.05)  # paper, table 1
-        assert 0.0002 <= clustering <= 0.0016  # paper 0.00092; lower with refill = "now"
+        assert 0.0001 <= clustering <= 0.0016  # paper 0.00092; lower with refill = "now"
 
 
 # Plumtree on a stable overlay
@@ -188,6 +191,7 @@ def test_the_first_broadcast_floods_and_from_the_third_on_n_minus_1_payloads_suf
     record_property: Measured,
 ) -> None:
     paper = Paper(part("plumtree", ihave_interval=0.0))
+    paper.freeze(repair=False)  # a stabilised overlay: a link that is new is eager once more
     links = sum(paper.degrees())
     redundancies = []
     for number in range(10):
@@ -263,12 +267,13 @@ def test_flooding_recovers_within_three_messages_of_a_mass_failure(
     failed: float, record_property: Measured
 ) -> None:
     # HyParView alone: what the active views carry, one message a second, no cycle in between.
-    paper = Paper(EAGER, cycles=STABLE // 2)
+    paper = Paper(EAGER)
     paper.freeze(repair=True)
     paper.crash(failed)
     found = [paper.village.reliability(paper.publish(wait=1.0)) for _ in range(20)]
     record_property("measured", " ".join(f"{100 * one:.1f}" for one in found[:4]) + f" … at {failed:.0%}")
-    assert found[0] <= 0.6, "the first message meets the broken links"
+    # The first meets broken links. The paper delivers 13 % of it, since its flood takes no time; here
+    # the repairs run beside the flood, and it may reach anything between its sender and everybody.
     assert found[1] >= 0.80  # paper, figure 3: 96.5 % at 70 % failures, 81.5 % at 80 %
     assert found[2] >= 0.98  # 99.9 % and 98.1 %
     assert mean(found[3:]) >= 0.995
@@ -285,7 +290,8 @@ def test_reliability_after_10_to_95_percent_of_10_000_nodes_crashed(
     paper = Paper(EAGER)
     paper.freeze(repair=True)
     paper.crash(failed)
-    found = [paper.village.reliability(paper.publish(wait=0.5)) for _ in range(1000)]
+    messages = 1000 if failed >= 0.8 else 200
+    found = [paper.village.reliability(paper.publish(wait=0.5)) for _ in range(messages)]
     record_property("measured", f"{100 * mean(found):.2f} % at {failed:.0%} failed")
     assert mean(found) >= least
 
@@ -294,18 +300,32 @@ def test_reliability_after_10_to_95_percent_of_10_000_nodes_crashed(
 @pytest.mark.parametrize(
     ("failed", "theory"), [(0.5, 0.907), (0.6, 0.709), (0.7, 0.224)] if FULL else [(0.6, 0.709)]
 )
-def test_with_repair_off_reliability_is_what_percolation_theory_says(
+def test_with_repair_off_a_message_reaches_what_percolation_theory_says(
     failed: float, theory: float, record_property: Measured
 ) -> None:
+    paper = Paper(EAGER)
+    paper.freeze(repair=False)
+    overlay = {node.peer: list(node.membership.neighbors()) for node in paper.alive}
     # Site percolation on a 5-regular graph: u = f + (1 - f) u^4, S = 1 - u^5, random sender: S^2.
-    found = []
-    for seed in range(1, 6 if FULL else 3):
-        paper = Paper(EAGER, seed=seed, cycles=STABLE // 2)
-        paper.freeze(repair=False)
-        paper.crash(failed)
-        found += [paper.village.reliability(paper.publish(wait=1.5)) for _ in range(60)]
-    record_property("measured", f"{100 * mean(found):.1f} %, theory {100 * theory:.1f} % at {failed:.0%}")
-    assert mean(found) == pytest.approx(theory, abs=0.06)
+    # A single crash of 1,000 nodes gives 0.50 to 0.84 where theory says 0.71, so take many.
+    shares = []
+    for _ in range(60):
+        crashed = set(paper.rng.sample(list(overlay), round(failed * NODES)))
+        shares += _shares(overlay, crashed)
+    record_property(
+        "measured", f"{100 * mean(shares):.1f} %, theory {100 * theory:.1f} % at {failed:.0%}"
+    )
+    assert mean(shares) == pytest.approx(theory, abs=0.06)
+    # And the simulated flood reaches, after one such crash, exactly its sender's component.
+    paper.crash(failed)
+    living = {node.peer for node in paper.alive}
+    reliabilities = []
+    for _ in range(40):
+        sender = paper.someone()
+        reached = paper.village.delivered[paper.publish(sender, wait=1.5)]
+        assert {paper.village.nodes[i].peer for i in reached} == _component(overlay, living, sender.peer)
+        reliabilities.append(len(reached) / len(living))
+    assert mean(reliabilities) <= 0.95, "repair would have brought it to 1"
 
 
 @pytest.mark.claim("plumtree.heals-pulled-cables")
@@ -332,7 +352,7 @@ def test_under_churn_everybody_alive_gets_everything_at_little_redundancy(
     record_property: Measured,
 ) -> None:
     nodes = NODES if FULL else 600
-    paper = Paper(part("plumtree"), nodes=nodes, cycles=STABLE // 2)
+    paper = Paper(part("plumtree"), nodes=nodes)
     for _ in range(3):
         paper.publish()
     reliabilities, redundancies = [], []
@@ -465,6 +485,28 @@ def _average_path(graph: dict[Any, list[Any]], rng: Random) -> float:
         assert len(distance) == len(graph), "the overlay has fallen apart"
         total += sum(distance.values())
     return total / (len(sources) * (len(graph) - 1))
+
+
+def _component(graph: dict[Any, list[Any]], living: set[Any], start: Any) -> set[Any]:
+    """Whom a flood from start reaches if only the living pass it on."""
+    reached, waiting = {start}, [start]
+    while waiting:
+        for other in graph[waiting.pop()]:
+            if other in living and other not in reached:
+                reached.add(other)
+                waiting.append(other)
+    return reached
+
+
+def _shares(graph: dict[Any, list[Any]], crashed: set[Any]) -> list[float]:
+    """The share of the living in the component of each living node."""
+    left = living = set(graph) - crashed
+    shares: list[float] = []
+    while left:
+        component = _component(graph, living, next(iter(left)))
+        left = left - component
+        shares += [len(component) / len(living)] * len(component)
+    return shares
 
 
 def _clustering(graph: dict[Any, list[Any]]) -> float:
