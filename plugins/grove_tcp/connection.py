@@ -55,12 +55,13 @@ class TcpStream(MuxedStream):
     def _send(self, data: bytes | memoryview) -> None:
         connection = self._connection
         connection.yamux.send(self.id, data)
-        connection.flush_soon()
+        connection.flush_written()
 
     def _grant(self, count: int) -> None:
         connection = self._connection
         connection.yamux.grant(self.id, count, self._loop.time())
-        connection.flush_soon()
+        if connection.yamux.has_output:
+            connection.flush_soon()
 
     def _finish(self) -> None:
         self._connection.yamux.finish(self.id)
@@ -82,6 +83,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         "_closing",
         "_deadline",
         "_driver",
+        "_eager",
         "_expected",
         "_flushing",
         "_heard",
@@ -145,6 +147,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._paused = False
         self._scheduled = False
         self._flushing = False
+        self._eager = True
         self._deadline: asyncio.TimerHandle | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._heard = False
@@ -180,7 +183,12 @@ class TcpConnection(asyncio.BufferedProtocol):
             await self._wait_to_open()
         id = self.yamux.open()
         stream = self._streams[id] = TcpStream(self, self._loop, id)
-        stream.propose(protocols)
+        self._flushing = True  # The proposal waits for the first bytes, to leave together with them.
+        try:
+            stream.propose(protocols)
+        finally:
+            self._flushing = False
+        self.flush_soon()
         if len(protocols) > 1:
             await stream.agreement()
         return stream
@@ -454,13 +462,26 @@ class TcpConnection(asyncio.BufferedProtocol):
         """Something waits in yamux: send it at the end of this turn of the loop."""
         if not (self._flushing or self._scheduled or self._closing):
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._end_of_turn)
 
-    def _flush(self) -> None:
-        """Send what yamux has, as far as the socket takes it, and tell the writers."""
+    def flush_written(self) -> None:
+        """A stream wrote. If writes come alone lately this one leaves at once, a turn earlier."""
+        if not self._eager or self._paused:
+            self.flush_soon()
+        elif not (self._flushing or self._scheduled or self._closing):
+            self.flush_soon()
+            self._flush()
+
+    def _end_of_turn(self) -> None:
         self._scheduled = False
+        if not self._closing and self.yamux.has_output:
+            self._eager = self._flush() <= 1
+
+    def _flush(self) -> int:
+        """Send what yamux has, as far as the socket takes it, and tell the writers; how many frames."""
+        frames = 0
         if self._socket is None or self._closing:
-            return
+            return frames
         machine, seal = self.yamux, self._session.seal_all
         self._flushing = True
         try:
@@ -468,6 +489,7 @@ class TcpConnection(asyncio.BufferedProtocol):
                 # Not writelines: in Python 3.12.0 to 3.12.8 it forgets to pause us (CVE-2024-12254).
                 self._socket.write(b"".join(seal(machine.take(WRITE_AT_ONCE))))
                 sent, machine.sent = machine.sent, []
+                frames += len(sent)
                 for id, count in sent:
                     stream = self._streams.get(id)
                     if stream is not None:
@@ -476,6 +498,7 @@ class TcpConnection(asyncio.BufferedProtocol):
             self._flushing = False
         if machine.ended:
             self._forget_ended()
+        return frames
 
     # --- opening ---------------------------------------------------------------------------------
 
