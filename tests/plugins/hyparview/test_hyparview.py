@@ -26,6 +26,7 @@ from grove_core.events import NeighborDown, NeighborUp, PeerFound
 from grove_core.machine import CONNECT, PeerId
 from grove_core.testing import Connect, Disconnect, Emit, Recorder, Save, Send, SetTimer, part, peer
 from grove_core.testing.conformance import MembershipConformance
+from tests.fuzz import survives
 
 ME = peer(0)
 NEWCOMER = peer(100)
@@ -520,6 +521,21 @@ def test_oversized_messages_do_not_decode() -> None:
     ):
         with pytest.raises(RemoteProtocolError):
             CODEC.decode(bad)
+
+
+@pytest.mark.claim("hyparview.bad-frames")
+def test_mutated_frames_decode_or_are_refused() -> None:
+    some = tuple(Contact(peer(n), b"record" * n) for n in range(8))
+    corpus = [
+        Join(b"record"),
+        ForwardJoin(some[1], 6),
+        Neighbor(True),
+        NeighborReply(False, some),
+        wire.Disconnect(False),
+        Shuffle(some[0], some[1:], 6),
+        ShuffleReply(some),
+    ]
+    assert survives(CODEC.decode, seed=11, corpus=[CODEC.encode(msg) for msg in corpus])
 
 
 def test_a_prwl_beyond_arwl_is_refused() -> None:

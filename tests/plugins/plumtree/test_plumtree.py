@@ -34,8 +34,10 @@ from grove_core.errors import LocalProtocolError, RemoteProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
 from grove_core.machine import PeerId
 from grove_core.specs import Proof
-from grove_core.testing import CancelTimer, Emit, Recorder, Save, Send, SetTimer, part, peer
+from grove_core.testing import CancelTimer, Emit, Recorder, Save, Send, SetTimer, Village, part, peer
 from grove_core.testing.conformance import BroadcastConformance
+from grove_core.testing.meshed import MESHED
+from tests.fuzz import survives
 
 ME = peer(0)
 AUTHOR = peer(90)
@@ -455,6 +457,29 @@ def test_what_cannot_travel_is_refused_with_the_limit(topic: str, data: bytes, t
     assert ctx.take() == []
 
 
+@pytest.mark.claim("plumtree.signed-by-author")
+def test_only_what_its_author_signed_is_delivered() -> None:
+    village = Village([MESHED, part("plumtree")], 6, keys=True).grow(1.0)
+    liar, victim = village.nodes[1], village.nodes[0]
+    honest = village.publish(victim, b"mine")
+    village.run_for(5.0)
+    assert village.delivered[honest] == dict.fromkeys(range(6), 1)
+    heard = liar.broadcast.machine.received.payloads[honest].publication
+    forgeries = [
+        msgspec.structs.replace(heard, data=b"yours"),
+        msgspec.structs.replace(heard, seqno=heard.seqno + 1),
+        msgspec.structs.replace(heard, topic="other"),
+        msgspec.structs.replace(heard, author=liar.peer),
+        msgspec.structs.replace(heard, signature=bytes(64)),
+    ]
+    before = dict(village.delivered)
+    for forged in forgeries:
+        liar.broadcast.call(lambda _, ctx, forged=forged: ctx.send(victim.peer, Gossip(forged, 0)))
+        village.run_for(1.0)
+    assert village.world.refused == len(forgeries)
+    assert village.delivered == before
+
+
 # Bounds
 
 
@@ -573,6 +598,18 @@ def test_the_largest_message_fits_and_larger_ones_do_not_decode() -> None:
     ):
         with pytest.raises(RemoteProtocolError):
             CODEC.decode(bad)
+
+
+@pytest.mark.claim("plumtree.bad-frames")
+def test_mutated_frames_decode_or_are_refused() -> None:
+    def decode(data: bytes) -> None:
+        for proof in proofs(CODEC.decode(data)):
+            assert proof.data.startswith(b"grove/plumtree/1:")
+
+    some = tuple(Announcement(message_id(said(n)), n) for n in range(5))
+    corpus = [Gossip(said(7), 3), Gossip(said(data=b""), 0), IHave(some), Graft(some[0].id, 1)]
+    corpus += [Graft(None, 0), Prune()]
+    assert survives(decode, seed=12, corpus=[CODEC.encode(msg) for msg in corpus])
 
 
 def test_the_machine_can_be_copied() -> None:
