@@ -101,7 +101,7 @@ class ConsensusMachine(Protocol):
     def reconfigure(
         self, ctx: Context[Any], voters: tuple[PeerId, ...], learners: tuple[PeerId, ...]
     ) -> bytes:
-        """Change who decides, without a restart; returns an id. The outcome is MembersChanged or Rejected."""
+        """Change who decides without a restart; returns an id. Answered by MembersChanged or Rejected."""
         ...
 
 
