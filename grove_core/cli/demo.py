@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import click
 
-from grove_core.cli.village import Fault, Home, Village
+from grove_core.cli.village import Home, Village
+from grove_core.errors import GroveError
 
 RESIDENTS: Final = (("ash", "quic"), ("birch", "tcp"), ("cedar", "quic"), ("elm", "tcp"))
 NEWCOMER: Final = ("fir", "quic")
@@ -88,8 +89,8 @@ class Demo:
                 await self._kill()
                 await self._newcomer()
                 self._step("done")
-            except Fault as fault:
-                problem = str(fault)
+            except GroveError as error:
+                problem = str(error)
                 self.stage.say(problem, "bold red")
             self._step("")
             self._count()
@@ -101,13 +102,18 @@ class Demo:
             "oak", "super-peer", "--listen", LISTEN["quic"], "--listen", LISTEN["tcp"]
         )
         self.stage.say("oak, the super-peer, listens for QUIC and for TCP")
-        contact = {kind: next(addr for addr in oak.addrs if kind in addr) for kind in LISTEN}
-        await asyncio.gather(
-            *(
-                self._settle(name, "residential", "--listen", LISTEN[kind], "--peer", contact[kind])
-                for name, kind in RESIDENTS
-            )
-        )
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for name, kind in RESIDENTS:
+                    args = ("--listen", LISTEN[kind], "--peer", self._contact(oak, kind))
+                    starting.create_task(self._settle(name, "residential", *args))
+        except* GroveError as failed:  # the others were called off
+            raise failed.exceptions[0] from None
+
+    @staticmethod
+    def _contact(home: Home, kind: str) -> str:
+        """The address of a home for one transport."""
+        return next(addr for addr in home.addrs if f"/{kind}" in addr)
 
     async def _gather(self) -> None:
         self._step("gather")

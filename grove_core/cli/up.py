@@ -35,8 +35,8 @@ async def _run(options: Options, flags: list[tuple[str, str, Any]], as_json: boo
     loop = asyncio.get_running_loop()
     _on_signals(loop, stop)
 
+    from grove_core import Node
     from grove_core.cli.telling import JsonTeller, Narrator
-    from grove_core.drive.live import Node
     from grove_core.events import Connected, Delivered, Disconnected, NeighborDown, NeighborUp
     from grove_core.registry import Registry
 

@@ -120,7 +120,8 @@ class Home:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(GroveError, TimeoutError):
-            await self._stay.aclose()
+            async with asyncio.timeout(END):
+                await self._stay.aclose()
         if not hasattr(self, "process"):
             return True
         killed, self.is_alive = not self.is_alive, False

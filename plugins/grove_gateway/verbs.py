@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import msgspec
@@ -113,6 +114,7 @@ class Desk:
         self._node = node
         self._opened = opened
         self._counts = counts
+        self._agent = node.plan.settings.agent or f"grove/{version('grove-node')}"
 
     def hello(self, _: Nothing) -> dict[str, Any]:
         return {
@@ -227,10 +229,6 @@ class Desk:
             return {**self._route(stream.connection), "rtt_ms": round(took * 1000, 3)}
         finally:
             stream.reset()
-
-    @property
-    def _agent(self) -> str:
-        return self._node.plan.settings.agent or "grove"
 
     @property
     def _addresses(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from grove_core.cli.demo import Demo
+from grove_core.cli.demo import LISTEN, Demo
 from grove_core.cli.picture import Link, Scene, Seat, draw
 from grove_core.cli.stage import Plain, Silent, verdict
 from grove_core.cli.village import Fault, Home, Message, Village
@@ -202,6 +202,25 @@ def test_a_node_that_does_not_start_is_told_in_its_own_words_and_nothing_is_left
 
     with pytest.raises(Fault, match=r"oak did not start: (.|\n)*connections"):
         asyncio.run(main())
+    assert list(folder.iterdir()) == []
+
+
+def test_one_home_that_does_not_start_calls_off_the_others_and_is_not_ok(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr("grove_core.cli.demo.RESIDENTS", (("ash", "quic"), ("birch", "bad")))
+    monkeypatch.setitem(LISTEN, "bad", "/ip4/127.0.0.1/sctp/0")
+    stage = Silent()
+
+    async def main() -> dict[str, Any]:
+        async with asyncio.timeout(BOUND):
+            return await Demo(stage).run()
+
+    monkeypatch.setattr(Demo, "_contact", staticmethod(lambda oak, kind: oak.addrs[0]))
+    result = asyncio.run(main())
+    assert result["ok"] is False
+    assert "birch did not start" in result["problem"]
     assert list(folder.iterdir()) == []
 
 
