@@ -16,8 +16,8 @@ Invariants, between two inputs:
 Deviations:
 * One tree is shared by all senders, as in the paper; its `sender` arguments are the
   authenticated ends of connections.
-* A payload is welcome from anybody, since its author signed it, but only neighbours are moved
-  between eager and lazy, and only they can announce: what a stranger fills has no bound else.
+* A payload is welcome from anybody, since its author signed it; but only neighbours are moved between
+  eager and lazy, may announce and are answered: strangers are too many to keep accounts of.
 * A new neighbour is told of recent payloads (`catch_up`); the paper leaves a gap between the loss
   of a link and its repair.
 """
@@ -298,7 +298,7 @@ class Plumtree(Machine[PlumtreeMessage]):
         if peer in self.lazy:
             del self.lazy[peer]
             self.eager[peer] = None
-        if msg.id is not None:
+        if msg.id is not None and peer in self.eager:
             gossip = self.received.payloads.get(msg.id)
             if gossip is not None:
                 ctx.send(peer, gossip)
