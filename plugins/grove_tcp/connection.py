@@ -86,6 +86,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         "_eager",
         "_expected",
         "_flushing",
+        "_frames",
         "_heard",
         "_keepalive",
         "_local",
@@ -147,7 +148,8 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._paused = False
         self._scheduled = False
         self._flushing = False
-        self._eager = True
+        self._eager = False
+        self._frames = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._heard = False
@@ -387,6 +389,8 @@ class TcpConnection(asyncio.BufferedProtocol):
         """Decrypt whole messages, keep the rest, and answer in one go what they caused."""
         plaintexts, used = self._session.open(data)
         self._buffered = bytes(data[used:]) if used < len(data) else b""
+        self._eager = self._frames <= 1  # data frames sent since the last receive
+        self._frames = 0
         self._flushing = True  # Streams that write now are flushed below.
         try:
             for plaintext in plaintexts:
@@ -465,23 +469,23 @@ class TcpConnection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._end_of_turn)
 
     def flush_written(self) -> None:
-        """A stream wrote. If writes come alone lately this one leaves at once, a turn earlier."""
-        if not self._eager or self._paused:
-            self.flush_soon()
-        elif not (self._flushing or self._scheduled or self._closing):
-            self.flush_soon()
+        """A stream wrote. One write after each receive leaves at once, a turn of the loop earlier,
+        unless there were several last time: those are better sent together.
+        """
+        if self._eager and not (self._flushing or self._scheduled or self._paused or self._closing):
+            self._eager = False
             self._flush()
+        else:
+            self.flush_soon()
 
     def _end_of_turn(self) -> None:
         self._scheduled = False
-        if not self._closing and self.yamux.has_output:
-            self._eager = self._flush() <= 1
+        self._flush()
 
-    def _flush(self) -> int:
-        """Send what yamux has, as far as the socket takes it, and tell the writers; how many frames."""
-        frames = 0
+    def _flush(self) -> None:
+        """Send what yamux has, as far as the socket takes it, and tell the writers."""
         if self._socket is None or self._closing:
-            return frames
+            return
         machine, seal = self.yamux, self._session.seal_all
         self._flushing = True
         try:
@@ -489,7 +493,7 @@ class TcpConnection(asyncio.BufferedProtocol):
                 # Not writelines: in Python 3.12.0 to 3.12.8 it forgets to pause us (CVE-2024-12254).
                 self._socket.write(b"".join(seal(machine.take(WRITE_AT_ONCE))))
                 sent, machine.sent = machine.sent, []
-                frames += len(sent)
+                self._frames += len(sent)
                 for id, count in sent:
                     stream = self._streams.get(id)
                     if stream is not None:
@@ -498,7 +502,6 @@ class TcpConnection(asyncio.BufferedProtocol):
             self._flushing = False
         if machine.ended:
             self._forget_ended()
-        return frames
 
     # --- opening ---------------------------------------------------------------------------------
 
