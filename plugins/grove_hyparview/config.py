@@ -1,6 +1,6 @@
 """What can be set about HyParView: the table ``[plugins.hyparview]``.
 
-The defaults are the paper's for n = 10,000 (TR DI-FCUL 07-13, section 5.1). Its sizing rule, for
+The defaults are the paper's for n = 10,000 (TR DI-FCUL 07-13). Its sizing rule, for
 other villages: active = log10(n) + 1, passive = 6 * (log10(n) + 1). Durations are seconds.
 """
 

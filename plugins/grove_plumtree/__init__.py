@@ -27,7 +27,7 @@ SPEC = ProtocolSpec(
     protocols=("/grove/plumtree/1.0.0",),
     proofs=proofs,
     domain=DOMAIN,
-    # HyParView section 5: who does not keep up is treated as failed, else it slows everybody.
+    # As in HyParView: who does not keep up is treated as failed, else it slows everybody.
     queue=1024,
     overflow="disconnect",
     provides=frozenset({"broadcast"}),

@@ -1,6 +1,6 @@
 """Flood: each message once to every neighbour but the one it came from.
 
-The broadcast of HyParView's own evaluation (TR DI-FCUL 07-13, section 5), and the baseline "Eager"
+The broadcast of HyParView's own evaluation (TR DI-FCUL 07-13), and the baseline "Eager"
 of Plumtree's (TR DI-FCUL 07-14). A separately installed plugin, laid out as Grove's own are.
 
     pip install ./contrib/grove-broadcast-flood
@@ -32,7 +32,7 @@ SPEC = ProtocolSpec(
     overflow="disconnect",  # who does not keep up is treated as failed, as in HyParView's paper
     provides=frozenset({"broadcast"}),
     requires=frozenset({"neighbors"}),
-    sources=("HyParView, DSN 2007, TR DI-FCUL 07-13, section 5",),
+    sources=("HyParView, DSN 2007, TR DI-FCUL 07-13",),
 )
 
 
