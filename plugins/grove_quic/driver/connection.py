@@ -94,6 +94,7 @@ class QuicConnection:
         "_expected",
         "_handle",
         "_heard_at",
+        "_is_gone",
         "_keepalive",
         "_local",
         "_remote",
@@ -134,6 +135,7 @@ class QuicConnection:
         self._armed_at = 0.0
         self._deadline = now + endpoint.config.handshake_timeout
         self._heard_at = now
+        self._is_gone = False
         self._doubt_until = 0.0  # when a peer that is said to be gone counts as gone
         self._keepalive = 0.0  # s between pings, once open
         self._remote_address: Address | None = None
@@ -225,6 +227,8 @@ class QuicConnection:
 
     def turn(self, now: float) -> None:
         """Take what happened, send what is due, arm the timer."""
+        if self._is_gone:
+            return
         engine = self.engine
         for event in engine.events():
             _REACTIONS[type(event)](self, event)
@@ -351,6 +355,7 @@ class QuicConnection:
 
     def _release(self) -> None:
         """Nothing of this connection stays behind."""
+        self._is_gone = True
         for each in list(self.ids):
             self.endpoint.unroute(each, self)
         if self._handle is not None:

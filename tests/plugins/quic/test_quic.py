@@ -456,6 +456,25 @@ def test_a_dial_to_a_port_where_nobody_listens_fails_at_once() -> None:
     play(scene, Config(handshake_timeout=600.0))
 
 
+def test_nothing_of_a_failed_dial_or_a_closed_connection_stays_behind() -> None:
+    async def scene(pair: Pair) -> None:
+        connection = await pair.dial()
+        await pair.there.until(lambda: pair.there.live)
+        connection.close()
+        vanished = Multiaddr.parse("/ip4/127.0.0.1/udp/1/quic-v1")
+        with pytest.raises(DialError):
+            await pair.dialler.dial(vanished, None)
+        endpoints = [*pair.dialler._endpoints, *pair.listener._endpoints]
+        async with asyncio.timeout(5):  # three probe timeouts: the closing period of RFC 9000 10.2
+            while any(endpoint._routes for endpoint in endpoints):
+                await asyncio.sleep(0.01)
+        assert connection._handle is None
+        assert all(endpoint.connections == {} for endpoint in endpoints)
+        assert pair.listener._door.pending == 0
+
+    play(scene, Config(handshake_timeout=1.0))
+
+
 def test_idle_connections_are_kept_alive() -> None:
     async def scene(pair: Pair) -> None:
         connection = await pair.dial()
