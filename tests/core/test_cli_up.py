@@ -162,10 +162,49 @@ def test_two_nodes_meet_and_every_verb_works_on_them(up: Any, capsys: pytest.Cap
     assert one.until("disconnected")["peer"] == second["peer_id"]
 
 
+@pytest.mark.claim("gateway.not-running")
+def test_a_verb_that_waits_ends_with_3_when_its_node_is_killed(
+    up: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = up("--listen", TCP)
+    one.line()
+    ended: list[int] = []
+    listening = threading.Thread(target=lambda: ended.append(one("sub", "village")))
+    listening.start()
+    while not listening_to(one, "village", capsys):
+        pass
+    one.process.kill()
+    listening.join(BOUND)
+    assert ended == [3]
+    assert one("status") == 3
+    assert f"(process {one.process.pid}) is gone" in capsys.readouterr().err
+
+
 def listening_to(node: Up, topic: str, capsys: pytest.CaptureFixture[str]) -> bool:
     node("status", "--json")
     lines = capsys.readouterr().out.splitlines()
     return any(topic in json.loads(line).get("topics", ()) for line in lines)
+
+
+@pytest.mark.claim("up.next-command")
+def test_people_see_who_they_are_where_they_listen_and_what_to_type_next(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").touch()
+    args = ["--config", str(tmp_path / "empty.toml"), "--data", str(tmp_path), "--listen", TCP]
+    with subprocess.Popen(
+        [sys.executable, "-m", "grove_core.cli", "up", *args], stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout is not None
+        shown = {}
+        while "grove peers" not in (line := one.stdout.readline()):
+            name, _, text = line.rstrip("\n").partition(" ")
+            shown[name] = text.strip()
+        one.send_signal(signal.SIGINT)
+        assert one.stdout.read().startswith("stopped")
+        assert one.wait(BOUND) == 0
+    assert shown["identity"].startswith("12D3KooW")
+    assert "profile residential" in shown["network"]
+    assert shown["listening"].startswith("/ip4/127.0.0.1/tcp/")
+    assert "grove join grove1" in shown["next"]
 
 
 # The lines
