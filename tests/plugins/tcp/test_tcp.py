@@ -428,6 +428,65 @@ def test_a_slow_reader_stops_the_writer_and_nobody_else() -> None:
     run(main)
 
 
+class Counting:
+    """A socket's transport that counts the calls that send."""
+
+    def __init__(self, real: asyncio.Transport) -> None:
+        self.real, self.writes = real, 0
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self.real.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.claim("tcp.one-write-per-turn")
+def test_what_many_streams_write_in_one_turn_leaves_in_one_call_of_the_socket() -> None:
+    async def main() -> None:
+        async with nodes() as (alice, bob):
+            connection = await alice.dial(bob)
+            assert await echoes(connection)  # the first pings are over
+            streams = [await connection.open_stream([ECHO]) for _ in range(100)]
+            assert connection._socket is not None
+            connection._socket = counting = Counting(connection._socket)  # type: ignore[assignment]
+            for stream in streams:  # proposals and first bytes together
+                stream.write(b"hello")
+            for stream in streams:
+                assert await stream.read_exactly(5) == b"hello"
+            assert counting.writes == 1
+            for turn in range(2):
+                for stream in streams:
+                    stream.write(b"again")
+                for stream in streams:
+                    assert await stream.read_exactly(5) == b"again"
+                assert counting.writes == 2 + turn
+
+    run(main)
+
+
+@pytest.mark.claim("tcp.one-write-per-turn")
+def test_a_lone_request_leaves_at_once() -> None:
+    async def main() -> None:
+        async with nodes() as (alice, bob):
+            connection = await alice.dial(bob)
+            stream = await connection.open_stream([ECHO])
+            for _ in range(3):
+                stream.write(b"x")
+                await stream.read_exactly(1)
+            assert connection._socket is not None
+            connection._socket = counting = Counting(connection._socket)  # type: ignore[assignment]
+            stream.write(b"x")
+            assert counting.writes == 1
+            assert stream.buffered == 0
+            stream.write(b"y")
+            assert counting.writes == 1  # a second one waits for the end of the turn
+            assert await stream.read_exactly(2) == b"xy"
+
+    run(main)
+
+
 # --- remotes that misbehave ------------------------------------------------------------------------
 
 
@@ -616,6 +675,29 @@ def test_pings_without_end_from_a_remote_that_does_not_read_cost_its_connection(
             await node.until(lambda: node.reasons)
             (reason,) = node.reasons.values()
             assert "without reading" in reason
+
+    run(main)
+
+
+@pytest.mark.claim("tcp.hostile-remotes-bounded")
+def test_a_remote_that_overruns_its_credit_is_cut_off_and_what_is_unread_is_bounded() -> None:
+    async def main() -> None:
+        async with served(8 * MIB, max_inbound_streams=8) as node:
+            kept = node.keep("/nobody-reads")
+            async with Rogue.to(node) as rogue:
+                ids = range(1, 17, 2)
+                rogue.send(b"".join(opening(id, "/nobody-reads") for id in ids))
+                await node.until(lambda: len(kept) == 8)
+                used = len(multistream.HEADER) + len(multistream.message("/nobody-reads"))
+                for id in ids:
+                    rogue.send(frame(0, 0, id, WINDOW - used, b"x" * (WINDOW - used)))
+                    await rogue.writer.drain()
+                assert not node.reasons
+                rogue.send(frame(0, 0, 1, 1, b"x"))
+                await rogue.hear()
+                await node.until(lambda: node.reasons)
+                (reason,) = node.reasons.values()
+                assert reason == "1 bytes on yamux stream 1; its credit is 0"
 
     run(main)
 
