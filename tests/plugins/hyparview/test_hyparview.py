@@ -4,6 +4,7 @@ what the paper leaves open. `me` is peer 0; peers 1 to 5 are its neighbours in m
 from __future__ import annotations
 
 import copy
+from random import Random
 from typing import Any
 
 import msgspec
@@ -483,6 +484,61 @@ def test_a_refused_newcomer_is_told_where_else_to_go() -> None:
     newcomer.on_message(its, ME, reply)
     assert set(dialed(its)) <= {contact.peer for contact in reply.contacts}
     assert len(newcomer.dialing) == 5
+
+
+@pytest.mark.claim("hyparview.hostile-input-is-bounded")
+def test_whatever_happens_in_whatever_order_the_invariants_hold() -> None:
+    machine, ctx = node()
+    rng = Random(5)
+    up: dict[PeerId, bool] = {}  # neighbours as the events tell
+    for step in range(20_000):
+        one, two = peer(rng.randrange(1, 60)), Contact(peer(rng.randrange(0, 60)))
+        match rng.randrange(14):
+            case 0:
+                machine.on_message(ctx, one, Join())
+            case 1 | 2:
+                machine.on_message(ctx, one, ForwardJoin(two, rng.randrange(0, 17)))
+            case 3:
+                machine.on_message(ctx, one, Neighbor(rng.random() < 0.2))
+            case 4 | 5:
+                machine.on_message(ctx, one, NeighborReply(rng.random() < 0.7, (two,)))
+            case 6:
+                machine.on_message(ctx, one, wire.Disconnect(rng.random() < 0.7))
+            case 7:
+                machine.on_message(ctx, one, Shuffle(two, (Contact(one), Contact(ME)), rng.randrange(17)))
+            case 8:
+                machine.on_message(ctx, one, ShuffleReply((two, Contact(ME))))
+            case 9:
+                machine.on_peer_up(ctx, one)
+            case 10:
+                machine.on_peer_down(ctx, one)
+            case 11:
+                machine.on_failure(ctx, CONNECT, one, "unreachable")
+            case 12:
+                machine.on_event(ctx, PeerFound(one))
+            case _:
+                if ctx.timers:
+                    ctx.fire(machine, rng.choice(list(ctx.timers)))
+        if step % 5000 == 4999:
+            machine.leave(ctx)
+            machine.join(ctx, peer(1))
+        for event in ctx.emitted():
+            if isinstance(event, NeighborUp):
+                assert not up.get(event.peer), f"seed 5, step {step}: up twice"
+                up[event.peer] = True
+            elif isinstance(event, NeighborDown):
+                assert up.get(event.peer), f"seed 5, step {step}: down twice"
+                up[event.peer] = False
+        active, passive = machine.active.keys(), machine.passive.keys()
+        assert active == {one for one, is_up in up.items() if is_up}, f"seed 5, step {step}"
+        assert not active & passive
+        assert ME not in active | passive | machine.dialing.keys() | machine.asked.keys()
+        assert not active & (machine.dialing.keys() | machine.asked.keys()), f"seed 5, step {step}"
+        assert not machine.dialing.keys() & machine.asked.keys()
+        assert len(active) <= 5
+        assert len(passive) <= 30
+        assert len(machine.dialing) + len(machine.asked) <= 16 + 5 + 1
+        assert machine.asked.keys() <= ctx.timers.keys(), "nobody is waited for without end"
 
 
 @pytest.mark.claim("hyparview.hostile-input-is-bounded")
