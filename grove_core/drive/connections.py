@@ -222,10 +222,8 @@ class Connections:
         found = []
         for entry in self._open.values():
             connection = entry.connection
-            surplus = (
-                len(self._peers[connection.peer]) > 1 and self.best(connection.peer) is not connection
-            )
-            if connection.stream_count or (self.is_held(connection.peer) and not surplus):
+            is_best = self.best(connection.peer) is connection
+            if connection.stream_count or (is_best and self.is_held(connection.peer)):
                 entry.wanted = now
             elif now - entry.wanted >= self.limits.idle:
                 found.append(connection)

@@ -396,6 +396,7 @@ def test_an_application_that_stops_waiting_for_a_dial_does_not_end_it_for_others
             await asyncio.sleep(0)
             impatient.cancel()
             await until(lambda: machine(home).seen("up") == [(other.peer,)])
+            assert machine(home).seen("failure") == []
 
     run(main)
 

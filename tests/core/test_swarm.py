@@ -59,6 +59,8 @@ class Script:
         self.flying = 0
         self.most = 0
         self.made: list[Line] = []
+        self.returns = asyncio.Event()
+        self.returns.set()
 
     def rank(self, address: Multiaddr) -> int | None:
         return 0 if address.is_quic else 10 if address.is_tcp else None
@@ -87,7 +89,7 @@ class Script:
             self.made.append(line)
             self.swarm.opened(line)  # type: ignore[arg-type]
             try:
-                await asyncio.sleep(0)  # as a transport whose dial resumes a turn after the handshake
+                await self.returns.wait()  # a dial resumes some turns after its handshake is done
             except asyncio.CancelledError:
                 line.close()
                 raise
@@ -245,6 +247,7 @@ def test_a_dial_that_has_just_succeeded_is_kept_when_the_peer_comes_to_us_at_the
     async def main() -> None:
         swarm, script, told = made()
         script.answers = {at("10.0.0.1"): ANN}
+        script.returns.clear()
         learn(swarm, ANN, at("10.0.0.1"))
         future = swarm.reach(ANN)
         await until(lambda: bool(script.made))  # opened, but our dial has not returned yet
@@ -253,6 +256,8 @@ def test_a_dial_that_has_just_succeeded_is_kept_when_the_peer_comes_to_us_at_the
         swarm.opened(Line(swarm, ANN, remote, inbound=True))  # type: ignore[arg-type]
         await future
         await asyncio.sleep(0.01)
+        script.returns.set()
+        await until(lambda: script.flying == 0)
         assert len(swarm.table.of(ANN)) == 2  # legal everywhere; the surplus closes when idle
         assert script.made[0].codes == []
         assert told.log == [("up", ANN)]
