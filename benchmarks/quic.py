@@ -25,7 +25,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from benchmarks import libp2p_rival
+from benchmarks import js, libp2p_rival
 from benchmarks.rounds import COUNT, Rival, Rounds, announce, options, until_stdin_ends
 
 BLOCK = bytes(65536)
@@ -208,7 +208,11 @@ def main() -> None:
     if arguments.serve:
         asyncio.run(SERVERS[arguments.serve]())  # type: ignore[arg-type]
         return
-    rivals = [rival for rival in RIVALS if not arguments.rival or rival.name in arguments.rival]
+    rivals = [
+        rival
+        for rival in [*RIVALS, *js.rivals("quic")]
+        if not arguments.rival or rival.name in arguments.rival
+    ]
     asyncio.run(Rounds("QUIC", rivals).run(arguments.rounds, arguments.scale, arguments.only))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import libp2p_rival
+from benchmarks import js, libp2p_rival
 from benchmarks.rounds import COUNT, Rival, Rounds, announce, options, until_stdin_ends
 
 BLOCK = bytes(65536)
@@ -178,7 +178,11 @@ def main() -> None:
     if arguments.serve:
         asyncio.run(SERVERS[arguments.serve]())
         return
-    rivals = [rival for rival in RIVALS if not arguments.rival or rival.name in arguments.rival]
+    rivals = [
+        rival
+        for rival in [*RIVALS, *js.rivals("tcp")]
+        if not arguments.rival or rival.name in arguments.rival
+    ]
     asyncio.run(Rounds("TCP", rivals).run(arguments.rounds, arguments.scale, arguments.only))
 
 

@@ -9,7 +9,7 @@
  *   muxer     "inline" (default): named in the Noise handshake; "select": by multistream-select after it
  *   key       "Ed25519" (default) | "secp256k1" | "RSA" (js-libp2p knows no ECDSA peer ids)
  *   agent     agentVersion told by identify; js appends its own
- *   identify  false: no identify service, so that a benchmark times connections and nothing else
+ *   bare      true: no identify service and no word of connections, so that a benchmark times what it means to
  * First line out: {"event": "listening", "peer": …, "addrs": […], "versions": {…}}.
  * A line in is {"id": n, "do": verb, …}; its answer is {"id": n, "ok": …} or {"id": n, "error": {name, message}}.
  * Verbs are the properties of `verbs` below. End of input, "stop" and SIGTERM all end the program.
@@ -35,6 +35,8 @@ import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { benchmarks } from './bench.mjs'
+import { drain, drained, reader, together } from './streams.mjs'
 
 const ECHO = '/grove/interop/echo/1.0.0'
 const BULK = '/grove/interop/bulk/1.0.0'
@@ -73,7 +75,7 @@ function encrypter (components) {
 
 // By default js has one ping stream at a time, and counts one until the other side has closed it too.
 const services = { ping: ping({ maxOutboundStreams: 16 }) }
-if (options.identify !== false) {
+if (options.bare !== true) {
   services.identify = identify()
   services.push = identifyPush()
 }
@@ -100,8 +102,10 @@ node.addEventListener('peer:identify', ({ detail }) => {
   identity(detail.connection).resolve(detail)
   tell({ event: 'identified', peer: detail.peerId.toString(), protocols: detail.protocols })
 })
-node.addEventListener('connection:open', ({ detail }) => tell({ event: 'connected', ...describe(detail) }))
-node.addEventListener('connection:close', ({ detail }) => tell({ event: 'disconnected', ...describe(detail) }))
+if (options.bare !== true) {
+  node.addEventListener('connection:open', ({ detail }) => tell({ event: 'connected', ...describe(detail) }))
+  node.addEventListener('connection:close', ({ detail }) => tell({ event: 'disconnected', ...describe(detail) }))
+}
 
 function describe (connection) {
   return {
@@ -117,34 +121,6 @@ function describe (connection) {
 // --- streams ---
 
 const plenty = { maxInboundStreams: 10000, maxOutboundStreams: 10000 }
-const parts = (data) => data instanceof Uint8Array ? [data] : [...data]
-
-/* Calls `each` with every piece that comes; resolves to how the stream ended: "end", "closed", "reset" or "aborted".
- * The event 'end' may be over before a handler is called, with bytes still to be read (those that came along with the
- * negotiation), so after each piece we look as well. */
-function drained (stream, each) {
-  return new Promise((resolve) => {
-    const end = () => resolve({ how: ['reset', 'aborted'].includes(stream.status) ? stream.status : 'end' })
-    const look = () => { if (stream.readableEnded && stream.readBufferLength === 0) end() }
-    stream.addEventListener('message', ({ data }) => { parts(data).forEach(each); look() })
-    stream.addEventListener('end', end, { once: true })
-    stream.addEventListener('close', ({ error }) => { // a paused stream may close before it is read to its end
-      if (error != null || stream.readBufferLength === 0) resolve({ how: stream.status, error: error?.name, message: error?.message })
-    }, { once: true })
-    look()
-  })
-}
-
-/* Waits until the stream takes more. Not `stream.onDrain()`: its promise is made once and stays resolved (3.3.11),
- * so it holds back only the first time. */
-async function drain (stream) {
-  while (stream.writableNeedsDrain) {
-    await new Promise((resolve, reject) => {
-      stream.addEventListener('drain', resolve, { once: true })
-      stream.addEventListener('close', ({ error }) => reject(error ?? new Error('stream closed')), { once: true })
-    })
-  }
-}
 
 /* Sends `total` pattern bytes, never faster than the stream takes them; tells when it is held up. */
 async function send (stream, total, label) {
@@ -178,34 +154,6 @@ function slowly (stream, every, label) {
       stopped.set(label, stream)
       tell({ event: 'paused', label, received })
     }
-  }
-}
-
-/* Exact reads for short conversations, one at a time. */
-function reader (stream) {
-  let have = Buffer.alloc(0)
-  let wanted = null
-  let over = null
-  const ended = drained(stream, (piece) => { have = Buffer.concat([have, piece]); answer() })
-  ended.then((end) => { over = end; answer() })
-
-  function answer () {
-    if (wanted == null || (have.length < wanted.count && over == null)) {
-      return
-    }
-    const { count, resolve, reject } = wanted
-    wanted = null
-    if (have.length < count) {
-      reject(new Error(`stream over (${over.how}) after ${have.length} of ${count} bytes`))
-    } else {
-      resolve(have.subarray(0, count))
-      have = have.subarray(count)
-    }
-  }
-
-  return {
-    ended,
-    exactly: (count) => new Promise((resolve, reject) => { wanted = { count, resolve, reject }; answer() })
   }
 }
 
@@ -277,14 +225,6 @@ async function echoOnce (stream, bytes) {
     throw new Error(`echo of ${bytes} bytes came back changed`)
   }
   return read
-}
-
-/* Runs `work` for 0 … count-1, at most `atOnce` at a time. */
-async function together (count, atOnce, work) {
-  let next = 0
-  await Promise.all(Array.from({ length: Math.min(count, atOnce) }, async () => {
-    while (next < count) await work(next++)
-  }))
 }
 
 const verbs = {
@@ -437,57 +377,9 @@ const verbs = {
     return { protocol: chosen }
   },
 
-  // --- measurements, for benchmarks/js.py ---
+  // --- measurements ---
 
-  usage () {
-    globalThis.gc?.()
-    const { user, system } = process.cpuUsage()
-    return { cpu: (user + system) / 1e6, rss: process.memoryUsage.rss() }
-  },
-
-  /* `count` times: dial, negotiate, one stream, one byte echoed, hang up. Milliseconds each, hanging up not counted. */
-  async setups ({ addr, count, atOnce = 1 }) {
-    const ms = []
-    const peer = peerIdFromString(multiaddr(addr).getComponents().findLast(({ name }) => name === 'p2p').value)
-    await together(count, atOnce, async () => {
-      const start = performance.now()
-      const made = await node.dial(multiaddr(addr), { force: true })
-      const stream = await made.newStream(ECHO, plenty)
-      await echoOnce(stream, 1)
-      ms.push(since(start))
-      await made.close()
-    })
-    await node.hangUp(peer)
-    return { ms }
-  },
-
-  /* `count` connections to one peer, kept open. */
-  async hoard ({ addr, count }) {
-    for (let i = 0; i < count; i++) await node.dial(multiaddr(addr), { force: true })
-    return { open: node.getConnections().length }
-  },
-
-  /* Requests of `bytes` answered by ECHO on `streams` streams at once, for `seconds`. */
-  async requests ({ peer, streams, bytes = 32, seconds = 1 }) {
-    const opened = []
-    for (let i = 0; i < streams; i++) opened.push(await open(peer, ECHO))
-    const readers = opened.map(reader)
-    const rtts = []
-    const payload = Buffer.from(pattern(0, bytes))
-    const start = performance.now()
-    await Promise.all(opened.map(async (stream, i) => {
-      while (since(start) < seconds * 1000) {
-        const asked = performance.now()
-        stream.send(payload)
-        await readers[i].exactly(bytes)
-        rtts.push(since(asked))
-      }
-    }))
-    const took = since(start) / 1000
-    await Promise.all(opened.map((stream) => stream.close()))
-    rtts.sort((a, b) => a - b)
-    return { perSecond: rtts.length / took, count: rtts.length, p50: rtts[rtts.length >> 1], p95: rtts[Math.floor(rtts.length * 0.95)] }
-  },
+  ...await benchmarks(node),
 
   async stop () {
     setImmediate(stop)
@@ -523,4 +415,5 @@ lines.on('line', async (line) => {
     tell({ id, error: { name: first.name, message: first.message } })
   }
 })
-tell({ event: 'listening', peer: node.peerId.toString(), addrs: node.getMultiaddrs().map(String), versions })
+const addrs = node.getMultiaddrs().map(String)
+tell({ event: 'listening', peer: node.peerId.toString(), address: addrs[0], addrs, versions })
