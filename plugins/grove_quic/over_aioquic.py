@@ -165,6 +165,8 @@ class AioquicEngine(QuicConnection):
         self.consumed = 0  # bytes granted back, all streams
         self.held: dict[int, list[int]] = {}  # stream: [bytes granted back, bytes given to the reader]
         self.wished_datagram = datagram
+        self.largest_datagram = datagram  # that we wish and the peer takes
+        self.path: QuicNetworkPath | None = None  # where the size of datagrams was found
         self.probes = 0  # path MTU probes sent; at most 2 per size
         self.probing = False
 
@@ -226,6 +228,13 @@ class AioquicEngine(QuicConnection):
             repeat, self.stirred = self.stirred and self.late > 0, False
             return self.farewell if repeat else []
         closing = self._close_pending
+        if self._network_paths[0] is not self.path:
+            if (
+                self.path is not None
+            ):  # the peer moved: what the old path carried says nothing of this one
+                self._resize(SMALLEST_INITIAL)
+                self.wished_datagram, self.probes = self.largest_datagram, 0
+            self.path = self._network_paths[0]
         try:
             datagrams = self.datagrams_to_send(now)
             probe = self._probe_path(now)
@@ -399,7 +408,7 @@ class AioquicEngine(QuicConnection):
         super()._parse_transport_parameters(data, from_session_ticket)
         largest = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
         if largest is not None:
-            self.wished_datagram = min(self.wished_datagram, largest)
+            self.wished_datagram = self.largest_datagram = min(self.wished_datagram, largest)
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         at = buf.tell()

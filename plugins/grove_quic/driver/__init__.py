@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from grove_libp2p.certificate import make_certificate
 
-from grove_core.errors import LocalProtocolError
+from grove_core.errors import GroveError, LocalProtocolError
 from grove_core.machine import PeerId
 from grove_core.multiaddr import Multiaddr
 from grove_core.transport import SHUTDOWN, Connection, DialError, Upcalls
@@ -26,6 +26,8 @@ from grove_quic.over_aioquic import AioquicEngines
 
 RANK = 0
 """Before TCP: one round trip to a proven peer, and no second negotiation (go's dial ranker)."""
+
+_FAMILIES = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 _FAREWELL = 1.0
 """Seconds that `close` may take."""
@@ -47,12 +49,14 @@ class QuicTransport:
         return RANK if address.is_quic else None
 
     async def listen(self, address: Multiaddr) -> Sequence[Multiaddr]:
-        """Accept connections on an IP address; raises OSError when the system says no."""
+        """Accept connections; the address with its port resolved. Raises GroveError if it is taken."""
         ip, port = address.ip, address.port
         if not address.is_quic or ip is None or port is None:
             raise LocalProtocolError(f"cannot listen on {address}: QUIC needs /ip4|ip6/…/udp/…/quic-v1")
-        resolved = await self._resolve(str(ip), port)
-        endpoint = self._endpoint(resolved, accepting=True)
+        try:
+            endpoint = self._endpoint(await self._resolve(str(ip), port), accepting=True)
+        except OSError as error:
+            raise GroveError(f"cannot listen on {address}: {error.strerror or error}") from None
         return (endpoint.address,)
 
     async def dial(self, address: Multiaddr, peer: PeerId | None) -> Connection:
@@ -62,7 +66,7 @@ class QuicTransport:
         if self._is_closed:
             raise DialError(f"{address}: the transport is closed")
         try:
-            resolved = await self._resolve(host, port)
+            resolved = await self._resolve(host, port, _FAMILIES.get(address.parts[0][0], 0))
             endpoint = self._towards(resolved)
         except OSError as error:
             raise DialError(f"{address}: {error.strerror or error}") from None
@@ -91,13 +95,16 @@ class QuicTransport:
             endpoint.close()
         self._endpoints.clear()
 
-    async def _resolve(self, host: str, port: int) -> Address:
-        """A socket address in the form in which datagrams from there will carry it."""
+    async def _resolve(self, host: str, port: int, family: int = 0) -> Address:
+        """A socket address in the form in which datagrams from there will carry it.
+
+        family: of the names to look up; 0: any.
+        """
         loop = asyncio.get_running_loop()
         try:
             ip = ipaddress.ip_address(host)
         except ValueError:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
             return found[0][4]  # type: ignore[return-value]
         if isinstance(ip, ipaddress.IPv4Address):
             return (str(ip), port)

@@ -43,6 +43,7 @@ class Link:
         self.passes = passes
         self.reads = reads
         self.local = local
+        self.client_at = CLIENT  # change it, and the client has moved
         self.sizes: list[int] = []  # of every datagram that got through
         self.engines = tuple(
             AioquicEngines(config, *make_certificate(Identity.from_seed(bytes([n]) * 32), 1_700_000_000))
@@ -118,7 +119,7 @@ class Link:
             assert isinstance(made, AioquicEngine)
             engine = self.server = made
         self.sizes.append(len(data))
-        engine.datagram_in(data, CLIENT if upstream else SERVER, self.now)
+        engine.datagram_in(data, self.client_at if upstream else SERVER, self.now)
         self._move(engine, upstream=not upstream)
 
     def _move_both(self) -> None:

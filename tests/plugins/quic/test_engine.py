@@ -306,6 +306,23 @@ def test_a_path_that_swallows_large_datagrams_later_falls_back_to_1200() -> None
     link.run(lambda: len(link.data(at_server=True)) == 600_000, 120)
 
 
+def test_a_peer_that_moves_is_followed_and_its_new_path_starts_small() -> None:
+    link = Link()
+    stream = link.there.open_stream()
+    assert stream is not None
+    link.there.write(stream, bytes(300_000))
+    link.run(lambda: len(link.data(at_server=False)) == 300_000)
+    assert link.there._max_datagram_size == 1452
+    link.client_at = ("192.0.2.77", 7)
+    link.client.ping()
+    link.settle(0.3)
+    assert link.there.remote == ("192.0.2.77", 7)
+    assert link.there._max_datagram_size == 1200
+    link.there.write(stream, bytes(300_000))
+    link.run(lambda: len(link.data(at_server=False)) == 600_000)
+    assert link.there._max_datagram_size == 1452
+
+
 # --- what a peer can make us hold
 
 

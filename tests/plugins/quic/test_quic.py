@@ -17,6 +17,7 @@ from grove_quic.config import Config
 from grove_quic.driver import QuicTransport
 from grove_quic.driver.connection import QuicConnection
 
+from grove_core.errors import GroveError
 from grove_core.identity import Identity
 from grove_core.multiaddr import Multiaddr
 from grove_core.transport import (
@@ -120,6 +121,27 @@ def test_ip6_and_a_wildcard_socket_know_where_they_end() -> None:
             assert pair.there.live[0].remote.host == "::1"
 
     asyncio.run(main())
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    async def scene(pair: Pair) -> None:
+        with pytest.raises(GroveError, match=f"cannot listen on {pair.address}"):
+            await pair.dialler.listen(pair.address)
+
+    play(scene)
+
+
+def test_names_are_looked_up_in_the_family_they_ask_for() -> None:
+    async def scene(pair: Pair) -> None:
+        port = str(pair.address.port)
+        named = Multiaddr(("dns4", "localhost"), ("udp", port), ("quic-v1", ""))
+        assert (await pair.dialler.dial(named, None)).remote == pair.address
+        with pytest.raises(DialError, match="nobody"):
+            await pair.dialler.dial(
+                Multiaddr(("dns4", "nobody.invalid"), ("udp", port), ("quic-v1", "")), None
+            )
+
+    play(scene)
 
 
 def test_mapped_addresses_are_dialled_and_told_as_ip4() -> None:
