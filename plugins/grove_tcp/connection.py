@@ -129,8 +129,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self.inbound = inbound
         self.rtt = 0.0
         self.peer = PeerId(b"")
-        if remote is not None:
-            self.remote = remote
+        self.remote = remote or _UNKNOWN
         self._expected = expected
         self._upgrade: Upgrade | None = None
         self._local: Multiaddr | None = None
@@ -484,7 +483,7 @@ class TcpConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         """Send what yamux has, as far as the socket takes it, and tell the writers."""
-        if self._socket is None or self._closing:
+        if self._socket is None or self._closing or not self._opened:
             return
         machine, seal = self.yamux, self._session.seal_all
         self._flushing = True
@@ -589,6 +588,9 @@ class TcpConnection(asyncio.BufferedProtocol):
         for stream in streams.values():
             stream.connection_lost(StreamClosed(f"connection to {self.remote} is gone: {self._reason}"))
         self._wake_openers()
+
+
+_UNKNOWN: Final = Multiaddr.tcp("0.0.0.0", 0)
 
 
 def address_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Multiaddr:
