@@ -125,6 +125,9 @@ class Desk:
             log.warning("%s answered what it may not: %s: %s", short(peer), self.slot.name, error)
         except (GroveError, OSError):
             reason = "unreachable"
+        except Exception:  # a codec or a transport broke its word; the machine is answered all the same
+            log.exception("asking %s for %s", short(peer), self.slot.name)
+            reason = "invalid"
         if self._asked.get(key) is not asyncio.current_task():
             return  # asked anew
         del self._asked[key]

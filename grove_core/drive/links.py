@@ -349,6 +349,12 @@ class _Out:
             self.drop("unsupported" if unsupported else "unreachable")
             lane.forget_out(self)
             return
+        except Exception:  # a transport broke its word; its peer must not be stuck for it
+            log.exception("opening a stream to %s", short(self.peer))
+            self.is_busy = False
+            self.drop("unreachable")
+            lane.forget_out(self)
+            return
         self.is_busy = False
         if not lane.is_open or lane._outs.get(self.peer) is not self:
             stream.reset()  # the machine or the peer went while we waited

@@ -330,6 +330,9 @@ class Swarm:
                 failure = Unreachable(f"{short(peer)} was connected and closed at once")
         except GroveError as error:
             failure = error
+        except Exception as error:  # a transport broke its word; who waits is answered all the same
+            log.exception("dialling %s", short(peer))
+            failure = Unreachable(f"{short(peer)}: {type(error).__name__}: {error}")
         if self._dials.get(peer) is asyncio.current_task():
             del self._dials[peer]
             if failure is not None and self.table.best(peer) is None:  # else it came to us meanwhile
