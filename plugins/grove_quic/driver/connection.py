@@ -130,7 +130,7 @@ class QuicConnection:
         self._expected = expected
         self._error: GroveError | None = None  # why it is over
         self._closed: asyncio.Future[None] = self.loop.create_future()
-        self._waiting: deque[asyncio.Future[None]] = deque()  # open_stream calls without credit
+        self._waiting: deque[asyncio.Future[int]] = deque()  # open_stream calls without credit
         self._handle: asyncio.TimerHandle | None = None
         self._armed_at = 0.0
         self._deadline = now + endpoint.config.handshake_timeout
@@ -174,6 +174,7 @@ class QuicConnection:
     async def open_stream(self, protocols: Sequence[str]) -> Stream:
         if self._error is not None:
             raise StreamClosed(str(self._error))
+        self._on_streams_allowed()
         stream_id = None if self._waiting else self.engine.open_stream()
         if stream_id is None:
             stream_id = await self._wait_for_stream()
@@ -185,25 +186,22 @@ class QuicConnection:
 
     async def _wait_for_stream(self) -> int:
         """The peer allows no more streams now: wait until one is over, first come, first served."""
-        while True:
-            turn: asyncio.Future[None] = self.loop.create_future()
-            self._waiting.append(turn)
-            try:
-                async with asyncio.timeout(NEGOTIATION_TIMEOUT):
-                    await turn
-            except TimeoutError:
-                raise TimeoutError(
-                    f"{len(self.streams)} streams open to {peer_text(self.peer)}, which allows no more; "
-                    f"none ended within {NEGOTIATION_TIMEOUT:g} s"
-                ) from None
-            finally:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-            if self._error is not None:
-                raise StreamClosed(str(self._error))
-            stream_id = self.engine.open_stream()
-            if stream_id is not None:
-                return stream_id
+        turn: asyncio.Future[int] = self.loop.create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(NEGOTIATION_TIMEOUT):
+                return await turn
+        except TimeoutError:
+            raise TimeoutError(
+                f"{len(self.streams)} streams open to {peer_text(self.peer)}, which allows no more; "
+                f"none ended within {NEGOTIATION_TIMEOUT:g} s"
+            ) from None
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.engine.reset(turn.result(), 0)  # it came too late
+                self.engine.stop(turn.result(), 0)
+                self.touch()
+            raise
 
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._error is None:
@@ -316,11 +314,15 @@ class QuicConnection:
             stream.stop_received(event.code)
             self.flowing.pop(event.stream, None)
 
-    def _on_streams_allowed(self, event: events.StreamsAllowed) -> None:
+    def _on_streams_allowed(self, event: events.StreamsAllowed | None = None) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            if self._waiting[0].done():  # it gave up
+                self._waiting.popleft()
+                continue
+            stream_id = self.engine.open_stream()
+            if stream_id is None:
+                return
+            self._waiting.popleft().set_result(stream_id)
 
     def _on_id_issued(self, event: events.IdIssued) -> None:
         self.endpoint.route(event.id, self)
@@ -346,7 +348,7 @@ class QuicConnection:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_exception(error)
         self.endpoint.ended(self, str(error))
         if self.ready is not None and not self.ready.done():
             self.ready.set_exception(DialError(f"{self.remote}: {error}"))

@@ -320,6 +320,22 @@ def test_streams_beyond_the_peers_limit_wait_for_their_turn() -> None:
     play(scene, Config(streams=8))
 
 
+def test_waiting_for_a_stream_ends_with_the_connection() -> None:
+    async def scene(pair: Pair) -> None:
+        connection = await pair.dial()
+        held = [await connection.open_stream([ECHO]) for _ in range(2)]
+        third = asyncio.ensure_future(connection.open_stream([ECHO]))
+        fourth = asyncio.ensure_future(connection.open_stream([ECHO]))
+        held[0].write(b"x")
+        await held[0].read_exactly(1)
+        fourth.cancel()
+        connection.close()
+        with pytest.raises(StreamClosed):
+            await third
+
+    play(scene, Config(streams=2))
+
+
 def test_a_reset_carries_its_code_in_both_directions() -> None:
     async def scene(pair: Pair) -> None:
         arriving = await collector(pair, "/keep")
