@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.interop import results
-from tests.interop.js_peer import JsPeer, Missing, ci
+from tests.interop.js_peer import JsPeer, Missing, ci, installed
 
 StartJs = Callable[..., JsPeer]
 
@@ -18,19 +18,23 @@ StartJs = Callable[..., JsPeer]
 def start_js() -> Iterator[StartJs]:
     """Start (or find still running) a js peer with these options. All end with the session."""
     running: dict[str, JsPeer] = {}
+    lacking: list[Missing] = []  # asked once: an install that fails takes its time
     with ExitStack() as closers:
 
         def start(**options: Any) -> JsPeer:
             key = repr(sorted(options.items()))
             peer = running.get(key)
             if peer is None or not peer.alive:
-                try:
-                    peer = closers.enter_context(closing(JsPeer(**options)))
-                except Missing as missing:
-                    if ci():
-                        pytest.fail(f"interop cannot run: {missing}", pytrace=False)
-                    pytest.skip(f"interop cannot run: {missing}")
-                running[key] = peer
+                if not lacking:
+                    try:
+                        installed()
+                    except Missing as missing:
+                        lacking.append(missing)
+                if lacking and ci():
+                    pytest.fail(f"interop cannot run: {lacking[0]}", pytrace=False)
+                if lacking:
+                    pytest.skip(f"interop cannot run: {lacking[0]}")
+                peer = running[key] = closers.enter_context(closing(JsPeer(**options)))
                 results.versions(peer.versions)
             peer.forget()
             return peer

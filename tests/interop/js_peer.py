@@ -81,7 +81,8 @@ def _npm_ci() -> None:
     except subprocess.TimeoutExpired as error:
         raise Missing(f"npm ci did not finish in {INSTALL_TIMEOUT:.0f} s") from error
     if done.returncode:
-        raise Missing(f"npm ci failed (offline?): {done.stderr.strip()[-400:]}")
+        said = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        raise Missing(f"npm ci failed: {'; '.join(said[:3])}")
 
 
 def _node() -> Path:
