@@ -133,7 +133,7 @@ class Plain(Silent):
 class Live(Silent):
     """For people: one picture that moves."""
 
-    pace = 0.8
+    pace = 0.7
 
     def __init__(self) -> None:
         super().__init__()
