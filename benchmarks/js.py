@@ -104,6 +104,7 @@ class JsClient:
         return {
             "KB per idle connection": (after - before) / count / 1024,
             "private MB of the listener": before / MB,
+            "listening after ms": server.listening * 1e3,
         }
 
     async def _flow(self, size: int, up: bool) -> float:

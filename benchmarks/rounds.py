@@ -82,6 +82,7 @@ class Server:
 
     address: str
     pid: int
+    listening: float  # seconds from its birth to its first line
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""
@@ -148,6 +149,7 @@ class Rounds:
 @asynccontextmanager
 async def serving(rival: Rival) -> AsyncIterator[Server]:
     """A rival's server, ended in the end."""
+    begin = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         *rival.serve, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -155,7 +157,7 @@ async def serving(rival: Rival) -> AsyncIterator[Server]:
     assert process.stdin is not None
     try:
         first = json.loads(await process.stdout.readline())
-        yield Server(first["address"], process.pid)
+        yield Server(first["address"], process.pid, time.perf_counter() - begin)
     finally:
         process.stdin.close()
         try:
@@ -282,6 +284,7 @@ async def memory(client: Client, server: Server, scale: float) -> dict[str, floa
     return {
         "KB per idle connection": (after - before) / count / 1024,
         "private MB of the listener": before / MB,
+        "listening after ms": server.listening * 1e3,
     }
 
 
