@@ -6,7 +6,8 @@ One `World` holds any number of nodes, assembled from the same parts as real one
 `seq`, so a seed gives one history whatever the hash seed. The world models what a machine can
 observe: delay, order on a link, connections that open, fall idle and break, questions and answers,
 durable records and their barrier, crashes that lose what was not durable, links that are cut or
-clogged. It models no CPU, no bandwidth and no loss under a reliable stream; the lab adds those.
+clogged, clocks that run fast. It has no bandwidth, no loss under a reliable stream and no work that
+costs time of its own: who models those gives it a `carrier` and a `cost`, as the lab does.
 
 Invariants:
 1. Nothing here reads a clock, global randomness or an unordered collection.
@@ -42,8 +43,12 @@ H = TypeVar("H", Discovery, Membership, Broadcast, Storage, Consensus)
 Delay = Callable[[int, int], float]
 """One-way delay in seconds between two nodes, by index. Pure; need not be symmetric."""
 
-Carrier = Callable[["VirtualNode", "VirtualNode", float, Any], float | None]
-"""Bandwidth and loss, for those who model them: (from, to, delay, message) -> seconds, None if lost."""
+Carrier = Callable[["VirtualContext", "VirtualNode", float, Any], float | None]
+"""Bandwidth and loss, for those who model them: (sender, to, delay, message) -> the time of arrival,
+not before those of the sender's earlier messages there; None if it never arrives."""
+
+Cost = Callable[["VirtualContext", Any], float]
+"""What a message costs its receiver's processor, in seconds; a node works off one after the other."""
 
 Sink = Callable[["VirtualNode", Event], None]
 """Told of every event a machine emits, after the node's other machines."""
@@ -217,7 +222,7 @@ class VirtualContext:
         elif end.link.clogged and self.node in end.link.clogged:
             world.wait(self, end, msg)
         elif world.carrier is None:
-            world.due((self.now + end.delay, next(world.seq), _arrive, ctx, self.me, msg))
+            world.due((world.now + end.delay, next(world.seq), _arrive, ctx, self.me, msg))
         else:
             world.carry(self, end, ctx, msg)
 
@@ -232,12 +237,13 @@ class VirtualContext:
         world = self.world
         target = world.nodes.get(peer)
         if target is None:
-            world.push(self.now, _fail, self, exchange, "unreachable")
+            world.push(world.now, _fail, self, exchange, "unreachable")
             return
         setup = 0.0 if peer in self.node.links else world.setup(self.node, target)
-        after = self.now + setup + world.delay(self.node.index, target.index)
-        world.push(after, _ask, self, exchange, (target, msg))
-        world.push(self.now + timeout, _fail, self, exchange, "timeout")
+        after = world.arrival(self, target, setup + world.delay(self.node.index, target.index), msg)
+        if after is not None:
+            world.push(after, _ask, self, exchange, (target, msg))
+        world.push(world.now + timeout, _fail, self, exchange, "timeout")
 
     def reply(self, token: Token, msg: Any) -> None:
         if self._held is not None:
@@ -245,9 +251,11 @@ class VirtualContext:
             return
         exchange = self._waiting.pop(token, None) if self._waiting else None
         if exchange is not None:
-            asker = exchange.asker
-            after = self.now + self.world.delay(self.node.index, asker.node.index)
-            self.world.push(after, _answer, asker, exchange, (self, msg))
+            asker, world = exchange.asker, self.world
+            delay = world.delay(self.node.index, asker.node.index)
+            after = world.arrival(self, asker.node, delay, msg)
+            if after is not None:
+                world.push(after, _answer, asker, exchange, (self, msg))
 
     def connect(self, peer: PeerId) -> None:
         if self._held is not None:
@@ -263,7 +271,7 @@ class VirtualContext:
         if end is not None and self in end.link.held:
             end.link.held.remove(self)
             if not end.link.held:
-                self.world.push(self.now + self.world.idle, _idle, self, end.link, None)
+                self.world.push(self.world.now + self.world.idle, _idle, self, end.link, None)
 
     def emit(self, event: Event) -> None:
         if self._held is not None:
@@ -287,7 +295,7 @@ class VirtualContext:
         if self._held is None:
             self._held = deque()
         self._held.append((None, key, value))
-        world.push(self.now + world.disk, _durable, self, None, None)
+        world.push(world.now + world.disk, _durable, self, None, None)
 
     def load(self, key: str) -> bytes | None:
         return self._records.get(key) if self._records else None
@@ -306,19 +314,59 @@ class VirtualContext:
         return identity.sign(data)
 
     def set_timer(self, key: Hashable, delay: float) -> None:
-        seq = next(self.world.seq)
+        world = self.world
+        seq = next(world.seq)
         self._timers[key] = seq
-        self.world.due((self.now + delay, seq, _fire, self, key, seq))
+        world.due((world.now + delay, seq, _fire, self, key, seq))
 
     def cancel_timer(self, key: Hashable) -> None:
         self._timers.pop(key, None)
 
 
+class Clock:
+    """A wrong clock: it shows `rate` seconds per true second. Timers already set keep their time."""
+
+    __slots__ = ("_since", "_then", "rate")
+
+    def __init__(self, rate: float = 1.0) -> None:
+        self.rate = rate
+        self._since = self._then = 0.0
+
+    def at(self, true: float) -> float:
+        """What it shows at a true time, ascending."""
+        return self._then + (true - self._since) * self.rate
+
+    def run(self, rate: float, now: float) -> None:
+        """Show `rate` seconds per true second from now on."""
+        self._since, self._then, self.rate = now, self.at(now), rate
+
+
+def _skewed(kind: type[VirtualContext]) -> type[VirtualContext]:
+    """The context of a machine whose node has a `Clock` of its own."""
+    if kind in _SKEWED:
+        return _SKEWED[kind]
+
+    def read(self: Any) -> float:
+        shown: float = self.node.clock.at(self._true)
+        return shown
+
+    def write(self: Any, true: float) -> None:
+        self._true = true
+
+    def set_timer(self: Any, key: Hashable, delay: float) -> None:
+        kind.set_timer(self, key, delay / self.node.clock.rate)
+
+    body = {"__slots__": ("_true",), "now": property(read, write), "set_timer": set_timer}
+    _SKEWED[kind] = type(f"Skewed{kind.__name__}", (kind,), body)
+    return _SKEWED[kind]
+
+
 class VirtualNode:
     """One node of a world, over all its lives. `broadcast`, `membership` … are its role handles."""
 
-    __slots__ = ("_handles", "contexts", "dialling", "disk", "host", "identity", "index", "links",
-                 "listeners", "parts", "peer", "pending", "shape", "starts", "world")  # fmt: skip
+    __slots__ = ("_handles", "clock", "contexts", "dialling", "disk", "host", "identity",
+                 "index", "links", "listeners", "parts", "peer", "pending", "shape", "starts",
+                 "world")  # fmt: skip
 
     def __init__(self, world: World, index: int, parts: tuple[Part, ...], peer: PeerId) -> None:
         self.world = world
@@ -326,6 +374,7 @@ class VirtualNode:
         self.parts = parts
         self.peer = peer
         self.identity: Identity | None = None
+        self.clock: Clock | None = None  # of its own, if it is not right; set before it starts
         self.host = ""  # where it is as the network sees it; set by who models addresses
         self.disk: dict[str, dict[str, bytes]] = {}
         self.links: dict[PeerId, End] = {}
@@ -396,7 +445,8 @@ class VirtualNode:
     def wake(self) -> None:
         """Begin a life: fresh machines over whatever the disk holds."""
         assembly = Assembly(self.parts)
-        self.contexts = tuple(VirtualContext(self.world, self, slot) for slot in assembly.slots)
+        kind = self.world.context if self.clock is None else _skewed(self.world.context)
+        self.contexts = tuple(kind(self.world, self, slot) for slot in assembly.slots)
         self._handles = {}
         self.starts += 1
 
@@ -420,6 +470,20 @@ class VirtualNode:
                     ctx.machine.on_event(ctx, event)
             for sink in self.world.sinks:
                 sink(self, event)
+
+
+class Division:
+    """Sides that do not reach each other: see `World.divide`."""
+
+    __slots__ = ("one_way", "sides")
+
+    def __init__(self, sides: Sequence[int], one_way: bool) -> None:
+        self.sides = sides
+        self.one_way = one_way
+
+    def reaches(self, a: int, b: int) -> bool:
+        one, other = self.sides[a], self.sides[b]
+        return one == other or (self.one_way and one < other)
 
 
 class _Call:
@@ -473,7 +537,6 @@ class World:
         self.idle = idle
         self.dial_timeout = dial_timeout
         self.keys = keys
-        self.verify = verify
         self.now = 0.0
         self.timeline = Timeline()
         self.due = self.timeline.push
@@ -482,6 +545,9 @@ class World:
         self.order: list[VirtualNode] = []
         self.sinks: list[Sink] = []
         self.carrier: Carrier | None = None
+        self.cost: Cost | None = _verification(verify) if verify else None
+        self.context: type[VirtualContext] = VirtualContext
+        """What machines are given; a subclass can watch what they do."""
         self.listeners: list[dict[type[Event], tuple[int, ...]]] = []
         self._shapes: dict[tuple[int, ...], int] = {}
         self._parts: list[tuple[Part, ...]] = []
@@ -490,9 +556,11 @@ class World:
         self.undeliverable = 0
         self.overflowed = 0
         self.refused = 0
-        self.is_plain = not keys and not verify
-        """No cuts, no proofs to compute or charge: what arrives is handed over."""
+        self.is_plain = False
+        """Nothing is cut, nothing to compute or to charge: what arrives is handed over."""
         self._cuts: dict[tuple[int, int], None] = {}
+        self._divisions: list[Division] = []
+        self._mourned: dict[VirtualNode, None] = {}
         self._tokens = count(1)
         self._busy: dict[VirtualNode, float] = {}
         self._trace = hashlib.blake2b(digest_size=16) if trace else None
@@ -530,6 +598,7 @@ class World:
         act: Any = None
         ctx: Any = None
         done = 0
+        self._simplify()
         trace, pop, advance = self._trace, heappop, self.timeline.advance
         limit = inf if events is None else events
         # What lives is long-lived here: collecting youngsters rarely gains a quarter of the time.
@@ -574,7 +643,7 @@ class World:
         """End a node without warning. What it had not made durable is lost.
 
         Peers see their connections reset after one delay; with `silent`, only after so many
-        seconds (a pulled cable, noticed by keepalive).
+        seconds (a pulled cable, noticed by keepalive); with `silent=inf`, only those who send there.
         """
         for ctx in node.contexts:
             ctx.alive = False
@@ -583,9 +652,12 @@ class World:
         node.dialling = {}
         for end in tuple(node.links.values()):
             after = end.delay if silent is None else silent
-            self.push(self.now + after, _lost, None, end.other, (node.peer, end.link))
+            if after < inf:
+                self.push(self.now + after, _lost, None, end.other, (node.peer, end.link))
             end.link.close()
         node.links = {}
+        if silent == inf:
+            self._mourned[node] = None
 
     def restart(self, node: VirtualNode, at: float = 0.0) -> None:
         """Begin a crashed node's next life after `at` seconds, with what its disk holds."""
@@ -615,7 +687,25 @@ class World:
         else:
             self._cuts.pop((a.index, b.index), None)
             self._cuts.pop((b.index, a.index), None)
-        self.is_plain = not self._cuts and not self.keys and not self.verify
+        self._simplify()
+
+    def divide(self, sides: Sequence[int], *, one_way: bool = False) -> Division:
+        """Let nodes of different sides not reach each other until `reunite`. Links stay open.
+
+        sides: a number per node, by index. one_way: only what goes to a lower number is lost.
+        """
+        division = Division(sides, one_way)
+        self._divisions.append(division)
+        self.is_plain = False
+        return division
+
+    def reunite(self, division: Division) -> None:
+        """Undo a `divide`."""
+        self._divisions.remove(division)
+        self._simplify()
+
+    def _simplify(self) -> None:
+        self.is_plain = not (self._cuts or self._divisions or self.keys or self.cost)
 
     def reset(self, a: VirtualNode, b: VirtualNode) -> None:
         """Break the connection between two nodes; both notice after one delay."""
@@ -645,7 +735,9 @@ class World:
 
     def reaches(self, a: VirtualNode, b: VirtualNode) -> bool:
         """Whether something sent from a would arrive at b now."""
-        return not self._cuts or (a.index, b.index) not in self._cuts
+        if self._cuts and (a.index, b.index) in self._cuts:
+            return False
+        return not self._divisions or all(one.reaches(a.index, b.index) for one in self._divisions)
 
     # Connections.
 
@@ -713,12 +805,18 @@ class World:
 
     def carry(self, source: VirtualContext, end: End, ctx: VirtualContext, msg: Any) -> None:
         """Send over a link through the world's carrier."""
-        assert self.carrier is not None
-        after = self.carrier(source.node, end.other, end.delay, msg)
+        after = self.arrival(source, end.other, end.delay, msg)
+        if after is not None:
+            self.push(after, _arrive, ctx, source.me, msg)
+
+    def arrival(self, source: VirtualContext, to: VirtualNode, delay: float, msg: Any) -> float | None:
+        """When a message that is sent now arrives; None, and counted, if it never does."""
+        if self.carrier is None:
+            return self.now + delay
+        after = self.carrier(source, to, delay, msg)
         if after is None:
             self.undeliverable += 1
-        else:
-            self.push(source.now + after, _arrive, ctx, source.me, msg)
+        return after
 
     def visit(self, source: VirtualContext, peer: PeerId, msg: Any) -> None:
         """Send without a link: a temporary connection is set up first. It is not announced."""
@@ -726,14 +824,18 @@ class World:
         if target is None:
             self.undeliverable += 1
             return
-        after = self.setup(source.node, target) + self.delay(source.node.index, target.index)
-        self.push(source.now + after, _visited, source, target, msg)
+        delay = self.setup(source.node, target) + self.delay(source.node.index, target.index)
+        after = self.arrival(source, target, delay, msg)
+        if after is not None:
+            self.push(after, _visited, source, target, msg)
 
     def hold(self, ctx: VirtualContext, end: End, announce: bool) -> None:
         """Answer a `connect` over an open link."""
         if not self.match(ctx.node, end.other)[1][ctx.index]:
             self.push(self.now, _refused, ctx, end.other.peer, None)
             return
+        if not end.link.is_open:
+            self.miss(ctx.node, end.other)
         if ctx not in end.link.held:
             end.link.held.append(ctx)
         if announce:
@@ -768,17 +870,24 @@ class World:
         except RemoteProtocolError:
             return None
 
-    def charge(self, ctx: VirtualContext, msg: Any, now: float) -> float:
-        """When the receiver's processor is done with a message's proofs."""
-        proofs = sum(1 for _ in host.proofs(ctx.slot.part, msg))
-        if not proofs:
-            return now
-        done = max(now, self._busy.get(ctx.node, 0.0)) + proofs * self.verify
-        self._busy[ctx.node] = done
+    def miss(self, node: VirtualNode, dead: VirtualNode) -> None:
+        """A node used a link to one whose end nobody told it of: now it learns."""
+        end = node.links.get(dead.peer)
+        if dead in self._mourned and end is not None and not end.link.is_open:
+            self.push(self.now + end.delay, _lost, None, node, (dead.peer, end.link))
+
+    def occupy(self, node: VirtualNode, seconds: float) -> float:
+        """Work that a node's processor does when it is free; returns when it is done."""
+        done = self._busy[node] = max(self.now, self._busy.get(node, 0.0)) + seconds
         return done
 
     def next_token(self) -> Token:
         return Token(next(self._tokens))
+
+
+def _verification(seconds: float) -> Cost:
+    """So many seconds per proof."""
+    return lambda ctx, msg: seconds * sum(1 for _ in host.proofs(ctx.slot.part, msg))
 
 
 # Acts: what the heap's entries do. Each gets (now, ctx, a, b).
@@ -800,10 +909,12 @@ def _start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
 
 def _arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
     """A message is at its target's door."""
-    if not ctx.alive:
-        ctx.world.undeliverable += 1
-        return
     world = ctx.world
+    if not ctx.alive:
+        world.undeliverable += 1
+        if world._mourned:
+            world.miss(world.nodes[peer], ctx.node)
+        return
     if world.is_plain or _passes(now, world, ctx, peer, msg):
         ctx.now = now
         handler = ctx.handlers.get(type(msg))
@@ -832,8 +943,8 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
             ctx.machine.on_forged(ctx, peer, msg, bad)
             ctx.node.settle(now)
         return False
-    if world.verify:
-        done = world.charge(ctx, msg, now)
+    if world.cost is not None:
+        done = world.occupy(ctx.node, world.cost(ctx, msg))
         if done > now:
             world.push(done, _deliver, ctx, peer, msg)
             return False
@@ -841,8 +952,10 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
 
 
 def _deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
-    """A message whose proofs took time to check."""
-    if ctx.alive:
+    """A message that had to wait for its receiver's processor."""
+    if not ctx.alive:
+        ctx.world.undeliverable += 1
+    else:
         ctx.now = now
         ctx.machine.on_message(ctx, peer, msg)
         ctx.node.settle(now)
@@ -888,7 +1001,7 @@ def _durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
 def _ask(now: float, asker: VirtualContext, exchange: _Exchange, what: tuple[VirtualNode, Any]) -> None:
     target, msg = what
     world = asker.world
-    if world._cuts and not world.reaches(asker.node, target):
+    if not world.is_plain and not world.reaches(asker.node, target):
         return  # the asker's deadline answers
     back = now + world.delay(target.index, asker.node.index)
     if not target.alive:
@@ -920,7 +1033,7 @@ def _answer(
     world = asker.world
     if not asker.alive or not asker._open or asker._open.get(exchange.key) is not exchange:
         return
-    if world._cuts and not world.reaches(server.node, asker.node):
+    if not world.is_plain and not world.reaches(server.node, asker.node):
         return
     del asker._open[exchange.key]
     asker.now = now
@@ -1025,6 +1138,8 @@ def _name(thing: Any) -> str:
 
 
 _NO_HANDLERS: dict[type, Callable[..., None]] = {}
+
+_SKEWED: dict[type[VirtualContext], type[VirtualContext]] = {}
 
 
 def parts_of(specs: Iterable[tuple[Any, Any]]) -> tuple[Part, ...]:
