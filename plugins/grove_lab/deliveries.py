@@ -1,0 +1,175 @@
+"""Who got what, and when: every publication of the workloads followed to its deadline.
+
+A message is expected at the nodes that were there `measure.joined` seconds before it was published
+and live through to its deadline; its author is not counted. What arrives after the deadline counts
+as lost, but its latency is kept.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from grove_core.drive.virtual import VirtualNode
+from grove_core.events import Committed, Delivered
+from grove_lab.metrics import Message
+from grove_lab.streams import stream
+
+if TYPE_CHECKING:
+    from grove_lab.stage import Stage
+
+
+class Followed:
+    """One publication under way."""
+
+    __slots__ = (
+        "changes",
+        "count",
+        "got",
+        "hops",
+        "id",
+        "last",
+        "published",
+        "sender",
+        "size",
+        "workload",
+    )
+
+    def __init__(
+        self, workload: str, message_id: bytes, published: float, sender: int, size: int, nodes: int
+    ) -> None:
+        self.workload = workload
+        self.id = message_id
+        self.published = published
+        self.sender = sender
+        self.size = size
+        self.got = bytearray(nodes)
+        self.count = 0  # nodes other than the sender that delivered it
+        self.hops = 0
+        self.last = 0.0
+        self.changes = 0  # of the population, at publishing
+
+
+class Samples:
+    """At most so many figures; beyond, a uniform sample of all (Vitter's algorithm R)."""
+
+    def __init__(self, limit: int, seed: int) -> None:
+        self.limit = limit
+        self.values = array("d")
+        self.seen = 0
+        self._rng = stream(seed, "samples")
+
+    def add(self, value: float) -> None:
+        self.seen += 1
+        if self.seen <= self.limit:
+            self.values.append(value)
+        else:
+            at = int(self._rng.random() * self.seen)
+            if at < self.limit:
+                self.values[at] = value
+
+
+class Deliveries:
+    """Hears Delivered and Committed; knows what was published."""
+
+    def __init__(self, stage: Stage) -> None:
+        measure = stage.scenario.measure
+        self.stage = stage
+        self.open: dict[bytes, Followed] = {}
+        self.closed: list[Message] = []
+        self.latencies = Samples(measure.samples, stage.seed)
+        self.hops: Counter[int] = Counter()
+        self.delivered = 0  # to others than the author
+        self.published = 0
+        self.proposed: dict[bytes, float] = {}
+        self.commit_latencies: list[float] = []
+        self.copies: Counter[int] = Counter()
+
+    @property
+    def samples(self) -> array[float]:
+        return self.latencies.values
+
+    def publish(self, workload: str, topic: str, node: VirtualNode, data: bytes) -> None:
+        """Let a node publish, and follow the message."""
+        stage = self.stage
+        now = stage.world.now
+        one = Followed(workload, b"", now - stage.begins, node.index, len(data), len(stage.world.order))
+        one.changes = stage.changes
+        one.id = node.broadcast.publish(topic, data)
+        self.published += 1
+        self.open[one.id] = one
+        stage.world.at(now + stage.scenario.measure.deadline, lambda: self.close(one))
+
+    def propose(self, node: VirtualNode, data: bytes) -> None:
+        """Let a node propose, and wait for its own commit."""
+        self.published += 1
+        now = self.stage.world.now
+        proposal = node.consensus.propose(data)
+        self.proposed[proposal] = now
+
+    def hear(self, node: VirtualNode, event: Delivered) -> None:
+        one = self.open.get(event.id)
+        if one is None or one.sender == node.index or one.got[node.index]:
+            return
+        one.got[node.index] = 1
+        one.count += 1
+        one.hops = max(one.hops, event.hops)
+        latency = one.last = self.stage.world.now - self.stage.begins - one.published
+        self.delivered += 1
+        self.hops[event.hops] += 1
+        self.latencies.add(latency)
+
+    def committed(self, node: VirtualNode, event: Committed) -> None:
+        asked = self.proposed.get(event.id)
+        if asked is not None and event.proposer == node.peer:
+            del self.proposed[event.id]
+            self.commit_latencies.append(self.stage.world.now - asked)
+
+    def close(self, one: Followed) -> None:
+        """The deadline of a message: who of those that were there has it?"""
+        stage = self.stage
+        del self.open[one.id]
+        if one.changes == stage.changes and stage.is_calm:
+            expected, got = stage.living - 1, one.count
+            missing: list[VirtualNode] = []
+            if got < expected:
+                missing = [n for n in stage.world.order if n.alive and not one.got[n.index]]
+        else:
+            latest = stage.begins + one.published - stage.scenario.measure.joined
+            there = [
+                n
+                for n in stage.world.order
+                if n.alive and stage.since[n.index] <= latest and n.index != one.sender
+            ]
+            missing = [n for n in there if not one.got[n.index]]
+            expected, got = len(there), len(there) - len(missing)
+        self.closed.append(
+            Message(
+                id=one.id.hex(),
+                workload=one.workload,
+                published=one.published,
+                sender=one.sender,
+                size=one.size,
+                expected=expected,
+                delivered=got,
+                last=one.last,
+                hops=one.hops,
+            )
+        )
+        if expected and stage.delivery is not None:
+            missing = [n for n in missing if n.index != one.sender]
+            stage.delivery.missed(
+                got / expected,
+                f"message {one.id.hex()[:16]} of node {one.sender}, published at "
+                f"t = {stage.begins + one.published:.3f} s, reached {got:,} of {expected:,} nodes; "
+                f"at least {stage.scenario.invariants.delivery:.2%} were promised",
+                *missing,
+            )
+
+    def messages(self) -> list[Message]:
+        """All that reached their deadline, in order of publishing."""
+        return self.closed
+
+    def hop_counts(self) -> dict[int, int]:
+        return dict(sorted(self.hops.items()))
