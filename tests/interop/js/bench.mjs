@@ -12,7 +12,7 @@ import { drain, parts, reader, together } from './streams.mjs'
 
 const protocol = (kind) => `/grove-bench/${kind}/1.0.0`
 const plenty = { maxInboundStreams: 10000, maxOutboundStreams: 10000 }
-const block = new Uint8Array(65536)
+const block = new Uint8Array(1 << 20) // js is at its best with large writes: twice as fast as with 64 KiB
 
 function count (n) {
   const head = Buffer.alloc(8)
