@@ -147,7 +147,7 @@ class Context(Protocol[M_contra]):
         ...
 
     def disconnect(self, peer: PeerId, reason: str = "") -> None:
-        """Hold a connection no longer. It closes when no other machine holds it and it falls idle."""
+        """Hold a connection no longer. It closes once nobody at either end holds it and it is idle."""
         ...
 
     def save(self, key: str, value: bytes | None) -> None:
