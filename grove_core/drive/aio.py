@@ -97,7 +97,7 @@ class AioContext:
         self._barrier = 0  # number of the newest batch that holds a record of ours; 0: all durable
         self._held: deque[tuple[int, tuple[Any, ...]]] = deque()  # (batch to wait for, effect)
         self._lane: Lane = drive.links.lane(slot, self._message, self._forged)
-        self._desk = Desk(slot, self, drive.swarm, drive.links.checks, drive.counters)
+        self._desk = Desk(slot, self, drive.links, drive.counters)
 
     def __repr__(self) -> str:
         return f"<{self.slot.name}>"

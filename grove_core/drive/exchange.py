@@ -8,6 +8,7 @@ Invariants:
 1. Every question is answered exactly once, by `on_reply` or `on_failure`, unless its key was asked anew.
 2. A peer has at most `spec.requests` streams open to one machine, each with at most one question.
 3. A question that the machine does not answer is forgotten after ANSWER_TIME.
+4. Peers take turns, and who does not read our answers is asked for no further question.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Hashable
+from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol
 
 from grove_core import host
-from grove_core.drive.links import STREAM_LIMIT, STREAM_VIOLATION, Checks, Swarm, common, header
+from grove_core.drive.links import (
+    STREAM_LIMIT,
+    STREAM_VIOLATION,
+    WRITE_AHEAD,
+    Links,
+    common,
+    header,
+)
 from grove_core.errors import GroveError, RemoteProtocolError
 from grove_core.identity import short
 from grove_core.machine import PeerId, Token
@@ -31,6 +40,9 @@ log = logging.getLogger("grove.exchange")
 
 STREAMS = 32
 """Questions to one peer that are on the wire at once; further ones wait (`libp2p-wire.md` 7.2)."""
+
+UNREAD = 256 * 1024
+"""Bytes of questions that may wait of one peer, all its streams together, and one longest question."""
 
 QUESTION_TIME = 10.0
 """Seconds a remote has for a question once it has opened a stream (as for stream negotiation)."""
@@ -85,14 +97,13 @@ class Desk:
 
     _tokens = count(1)
 
-    def __init__(
-        self, slot: Slot, inputs: Inputs, swarm: Swarm, checks: Checks, counters: Counter[str]
-    ) -> None:
+    def __init__(self, slot: Slot, inputs: Inputs, links: Links, counters: Counter[str]) -> None:
         self.slot = slot
         self.spec = slot.spec
         self.inputs = inputs
-        self.swarm = swarm
-        self.checks = checks
+        self.swarm = links.swarm
+        self.checks = links.checks
+        self.turns = links.turns
         self.counters = counters
         self.loop = asyncio.get_running_loop()
         self.is_open = True
@@ -100,6 +111,7 @@ class Desk:
         self._lines: dict[PeerId, _Line] = {}
         self._served: dict[PeerId, dict[_Served, None]] = {}
         self._waiting: dict[Token, _Served] = {}
+        self._unread: Counter[PeerId] = Counter()
 
     # Ours.
 
@@ -203,6 +215,16 @@ class Desk:
         if one is not None:
             one.answer(frame)
 
+    def unread(self, peer: PeerId, change: int) -> bool:
+        """Count bytes of a peer's questions that wait; whether they are within the bound."""
+        waiting = self._unread[peer] + change
+        if waiting:
+            self._unread[peer] = waiting
+        else:
+            del self._unread[peer]
+        codec = self.spec.codec
+        return codec is None or waiting <= UNREAD + codec.max_size
+
     def forget(self, one: _Served) -> None:
         """A stream is over."""
         if one.token is not None:
@@ -251,7 +273,10 @@ class Desk:
 class _Served:
     """A remote's stream of questions, as its `Sink`."""
 
-    __slots__ = ("_at_end", "_buffer", "_deadline", "_owed", "desk", "is_over", "peer", "stream", "token")
+    __slots__ = (
+        "_at_end", "_buffer", "_deadline", "_draining", "_is_waiting", "_owed", "desk", "is_over", "peer",
+        "stream", "token",
+    )  # fmt: skip
 
     def __init__(self, desk: Desk, peer: PeerId, stream: Stream) -> None:
         self.desk = desk
@@ -262,11 +287,18 @@ class _Served:
         self._buffer = b""
         self._owed = 0  # bytes that came and for which no credit was given back yet
         self._at_end = False
+        self._is_waiting = False  # for its turn
+        self._draining: asyncio.Task[None] | None = None
         self._deadline = desk.loop.call_later(QUESTION_TIME, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         self._owed += len(data)
-        self._buffer += data  # bounded by the stream's window while a question waits
+        self._buffer += data
+        if not self.desk.unread(self.peer, len(data)):
+            self.desk.counters["refused.requests"] += 1
+            self.end()
+            self.stream.reset(STREAM_LIMIT)
+            return
         self._next()
 
     def eof_received(self) -> None:
@@ -287,11 +319,33 @@ class _Served:
             self.end()
             return
         self._wait(ANSWER_TIME)
-        self.desk.loop.call_soon(self._next)  # never inside the machine's own turn
+        if self.stream.buffered > WRITE_AHEAD:
+            self._draining = self.desk.loop.create_task(self._drain())
+        else:
+            self._queue_up()
+
+    async def _drain(self) -> None:
+        """The remote asks faster than it listens: its next question waits until it has listened."""
+        with suppress(GroveError):
+            await self.stream.drain()
+        self._draining = None
+        self._queue_up()
+
+    def _queue_up(self) -> None:
+        """The next question comes when it is this peer's turn, and never inside the machine's input."""
+        if not self.is_over and not self._is_waiting:
+            self._is_waiting = True
+            self.desk.turns.add(self)
+
+    def step(self) -> bool:
+        """See `turns.Worker`."""
+        self._is_waiting = False
+        self._next()
+        return False  # after its answer it queues up again
 
     def _next(self) -> None:
         """Take the next question, if it is here and its turn."""
-        if self.is_over or self.token is not None:
+        if self.is_over or self.token is not None or self._is_waiting or self._draining is not None:
             return
         desk = self.desk
         try:
@@ -312,7 +366,9 @@ class _Served:
             return
         found = header(self._buffer, 0)
         assert found is not None
-        self._buffer = self._buffer[found[1] + len(body) :]
+        taken = found[1] + len(body)
+        self._buffer = self._buffer[taken:]
+        desk.unread(self.peer, -taken)
         self._grant(len(self._buffer))
         self._wait(ANSWER_TIME)
         desk.take(self, msg)
@@ -342,6 +398,7 @@ class _Served:
         """The stream is over for us. Idempotent."""
         if not self.is_over:
             self.is_over = True
+            self.desk.unread(self.peer, -len(self._buffer))
             self._buffer = b""
             self._deadline.cancel()
             self.desk.forget(self)

@@ -10,14 +10,13 @@ Invariants:
    also when some of them carry proofs that have to be verified first.
 2. A frame longer than the codec's max_size is refused when its length is read, before its body.
 3. What waits for a peer is bounded by the spec's `queue` messages and by QUEUE_BYTES; what waits for
-   verification is bounded by the stream's window, since credit returns only after it.
+   its turn with us is bounded by the stream's window, since credit returns only afterwards.
 4. A machine that holds a peer keeps its stream open: the remote can see that it is wanted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -25,11 +24,12 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from grove_core import host, varint
+from grove_core.drive.proofs import Checks
+from grove_core.drive.turns import Turns
 from grove_core.errors import GroveError, RemoteProtocolError
-from grove_core.identity import PublicKey, short
+from grove_core.identity import short
 from grove_core.machine import PeerId, Terms
 from grove_core.node import Slot
-from grove_core.specs import Proof
 from grove_core.transport import (
     PROTOCOL_VIOLATION,
     RESOURCE_LIMIT_EXCEEDED,
@@ -47,17 +47,20 @@ residential line moves this much in some seconds, and 64 such peers fit a small 
 WRITE_AHEAD = 256 * 1024
 """Bytes a stream may have buffered before we keep further frames in our own queue."""
 
-INBOUND_STREAMS = 4
-"""Streams one peer may have open to one machine's protocols: an old one and a new one, twice."""
+INBOUND_STREAMS = 2
+"""Streams one peer may have open to one machine's protocols; a further one takes the oldest's place."""
 
 REOPEN = 1.0
 """Seconds between two attempts to open a stream that keeps getting lost."""
 
-CHECK_SLICE = 0.002
-"""Seconds of signature checks per turn of the loop; the rest waits for the next turn."""
+AT_ONCE = 64
+"""Messages of one arrival that are delivered at once; further ones take turns with other peers."""
 
-CHECKED = 4096
-"""Proofs that are remembered as good: gossip brings the same signature from several peers."""
+A_TURN = 16
+"""Messages of one turn; a message with proofs is a turn of its own (a signature costs 95 µs)."""
+
+AT_LAST = 256
+"""Messages of one stream that are still delivered when its connection is lost."""
 
 STREAM_LIMIT = 0x1002
 STREAM_VIOLATION = 0x1004
@@ -99,6 +102,7 @@ class Links:
         self.swarm = swarm
         self.counters = counters
         self.checks = Checks()
+        self.turns = Turns()
         self._loop = asyncio.get_running_loop()
         self._dirty: list[_Out] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -192,13 +196,15 @@ class Lane:
     def accept(self, stream: Stream) -> None:
         """The remote opened its stream to us."""
         peer = stream.connection.peer
-        ins = self._ins.setdefault(peer, [])
-        if not self.is_open or len(ins) >= INBOUND_STREAMS:
-            self.links.counters["refused.streams"] += 1
+        if not self.is_open:
             stream.reset(STREAM_LIMIT)
-            if not ins:
-                del self._ins[peer]
             return
+        ins = self._ins.setdefault(peer, [])
+        if len(ins) >= INBOUND_STREAMS:
+            self.links.counters["refused.streams"] += 1
+            oldest = ins.pop(0)  # the newest is the one the remote writes on
+            oldest.finish()
+            oldest.stream.reset(STREAM_LIMIT)
         link = _In(self, peer, stream)
         ins.append(link)
         stream.attach(link)
@@ -206,7 +212,7 @@ class Lane:
     def lost(self, peer: PeerId) -> None:
         """The last connection to a peer is gone: deliver what came, forget what did not leave."""
         for link in tuple(self._ins.get(peer, ())):
-            self.links.checks.finish(link)
+            link.finish()
         out = self._outs.pop(peer, None)
         if out is not None:
             out.drop("lost")
@@ -233,7 +239,6 @@ class Lane:
         self._outs = {}
         for ins in tuple(self._ins.values()):
             for link in tuple(ins):
-                link.waiting.clear()
                 link.stream.reset()
         self._ins = {}
 
@@ -403,113 +408,119 @@ class _In:
     """The remote's stream to us, as its `Sink`: bytes in, messages out."""
 
     __slots__ = (
-        "_buffer",
-        "_need",
-        "_owed",
-        "_wanted",
-        "is_checking",
-        "lane",
-        "peer",
+        "_at", "_buffer", "_held", "_is_lost", "_later", "_need", "_owed", "is_waiting", "lane", "peer",
         "stream",
-        "waiting",
-    )
+    )  # fmt: skip
 
     def __init__(self, lane: Lane, peer: PeerId, stream: Stream) -> None:
         self.lane = lane
         self.peer = peer
         self.stream = stream
-        self.waiting: deque[tuple[Any, tuple[Proof, ...], int]] = deque()  # message, proofs, frame size
-        self.is_checking = False
-        self._buffer = b""  # the beginning of a frame
-        self._need = 0  # bytes the buffer must hold before it is worth looking at
-        self._owed = 0  # credit that we may give back
+        self.is_waiting = False  # for its turn
+        self._buffer = b""
+        self._at = 0  # where in the buffer the next frame begins
+        self._later: list[bytes] = []  # what came behind the buffer
+        self._held = 0  # bytes from _at on, in the buffer and behind it
+        self._need = 0  # bytes of the next frame, as far as we know them
+        self._owed = 0  # bytes that came and for which no credit was given back
+        self._is_lost = False
 
     def data_received(self, data: bytes) -> None:
-        lane = self.lane
         self._owed += len(data)
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._need:
-                self._give_back()
-                return
-            data, self._buffer = self._buffer, b""
+        self._held += len(data)
+        self._later.append(data)
+        if self.is_waiting:
+            return
+        if self._held < self._need:
+            self._give_back()
+        elif self.work(AT_ONCE, with_proofs=False):
+            self.is_waiting = True
+            self.lane.links.turns.add(self)
+
+    def step(self) -> bool:
+        """See `turns.Worker`."""
+        self.is_waiting = self.work(A_TURN, with_proofs=True)
+        if not self.is_waiting and self._is_lost:
+            self.lane.forget_in(self)
+        return self.is_waiting
+
+    def work(self, count: int, *, with_proofs: bool, each: int = A_TURN) -> bool:
+        """Deliver up to count messages; whether there is more to do now.
+
+        One that carries proofs counts as `each`; without with_proofs it ends the work.
+        """
+        lane = self.lane
         codec = lane.spec.codec
         assert codec is not None, f"{lane.slot.name} has protocols but no codec"
-        end = len(data)
-        at = 0
+        is_more = lane.is_open
         try:
-            while at < end:
-                start = at
-                size = data[at]
-                if size < 0x80:
-                    at += 1
-                else:
-                    found = header(data, at)
-                    if found is None:
-                        at, self._need = start, 0
-                        break
-                    size, at = found
+            while is_more and count:
+                data, at = self._buffer, self._at
+                found = header(data, at)
+                if found is None or len(data) - found[1] < found[0]:
+                    if found is not None and found[0] > codec.max_size:
+                        raise RemoteProtocolError(f"frame of {found[0]} bytes; limit {codec.max_size}")
+                    self._need = 0 if found is None else found[1] - at + found[0]
+                    is_more = self._refill()
+                    continue
+                size, start = found
                 if size > codec.max_size:
                     raise RemoteProtocolError(f"frame of {size} bytes; limit {codec.max_size}")
-                if end - at < size:
-                    self._need = at - start + size
-                    at = start
-                    break
-                body = data[at : at + size]
-                at += size
-                msg = codec.decode(body)
+                msg = codec.decode(data[start : start + size])
+                bad: tuple[int, ...] = ()
                 if lane.has_proofs:
                     proofs = tuple(host.proofs(lane.slot.part, msg))
-                    if proofs or self.waiting:
-                        self._owed -= at - start
-                        self.waiting.append((msg, proofs, at - start))
-                        continue
+                    if proofs:
+                        if not with_proofs or count < each:
+                            break
+                        count -= each - 1
+                    bad = tuple(n for n, proof in enumerate(proofs) if not lane.links.checks.holds(proof))
+                    if bad:
+                        lane.links.counters["refused.forged"] += 1
+                        if lane.spec.forged == "disconnect":
+                            raise RemoteProtocolError(
+                                f"a {type(msg).__name__} whose signature does not hold"
+                            )
+                self._at = start + size
+                self._held -= self._at - at
+                count -= 1
                 lane.links.counters[lane.received] += 1
-                lane.deliver(self.peer, msg)
+                if bad:
+                    lane.forged(self.peer, msg, bad)
+                else:
+                    lane.deliver(self.peer, msg)
                 if not lane.is_open:
-                    return
+                    return False
         except RemoteProtocolError as error:
             self.violated(f"{lane.slot.name}: {error}")
-            return
+            return False
         except Exception:  # the codec broke its word to raise nothing else; the bytes are still theirs
             log.exception("the codec of %s failed", lane.slot.name)
             self.violated(f"{lane.slot.name}: its codec failed")
-            return
-        if at < end:
-            self._buffer = data[at:] if at else data
-        if self.waiting and not self.is_checking:
-            lane.links.checks.begin(self)
+            return False
         lane.links.swarm.touch(self.peer)
-        self._give_back()
+        self._give_back(self._held if is_more else 0)
+        return is_more and self._held > 0
 
-    def one(self, checks: Checks) -> None:
-        """Check and deliver the message that waited longest."""
-        msg, proofs, size = self.waiting.popleft()
-        lane = self.lane
-        holding = list(map(checks.holds, proofs))
-        if not all(holding):
-            lane.links.counters["refused.forged"] += 1
-            if lane.spec.forged == "disconnect":
-                self.violated(f"{lane.slot.name}: a {type(msg).__name__} whose signature does not hold")
-                return
-        self._owed += size
-        lane.links.counters[lane.received] += 1
-        if all(holding):
-            lane.deliver(self.peer, msg)
-        else:
-            bad = tuple(index for index, holds in enumerate(holding) if not holds)
-            lane.forged(self.peer, msg, bad)
-        self._give_back()
+    def _refill(self) -> bool:
+        """Join what came to what is left, if that may complete a frame."""
+        if not self._later or self._held < self._need:
+            return False
+        rest = self._buffer[self._at :]
+        self._buffer = b"".join((rest, *self._later)) if rest or len(self._later) > 1 else self._later[0]
+        self._at = 0
+        self._later = []
+        return True
 
-    def _give_back(self) -> None:
-        if self._owed > 0:
-            owed, self._owed = self._owed, 0
+    def _give_back(self, kept: int = 0) -> None:
+        """Give credit for all that came but the last so many bytes, which wait for their turn."""
+        if self._owed > kept:
+            owed, self._owed = self._owed - kept, kept
             self.stream.grant(owed)
 
     def violated(self, reason: str) -> None:
         """The remote broke the protocol: what it still says is of no interest."""
-        self.waiting.clear()
-        self._buffer = b""
+        self._forget()
         lane = self.lane
         lane.links.counters["refused.message"] += 1
         log.warning("%s sent what it may not: %s", short(self.peer), reason)
@@ -521,76 +532,26 @@ class _In:
         self.stream.close_write()
 
     def stream_lost(self, error: GroveError | None) -> None:
-        if not self.waiting:
+        self._is_lost = True
+        if not self.is_waiting:
             self.lane.forget_in(self)
+
+    def finish(self) -> None:
+        """The connection is gone: deliver what came, within reason."""
+        self.work(AT_LAST, with_proofs=True, each=1)
+        self._forget()
+        self.lane.forget_in(self)
+
+    def _forget(self) -> None:
+        self._buffer, self._later = b"", []
+        self._at = self._held = self._need = self._owed = 0
 
 
 def header(data: bytes, at: int) -> tuple[int, int] | None:
-    """A varint of two bytes or more at an offset, and the offset behind it; None if it is cut short."""
+    """The varint at an offset, and the offset behind it; None if it is cut short."""
     rest = len(data) - at
+    if rest and data[at] < 0x80:
+        return data[at], at + 1
     if rest < varint.MAX_BYTES and all(byte & 0x80 for byte in data[at:]):
         return None
     return varint.decode(data, at)
-
-
-class Checks:
-    """Signatures of incoming messages, checked in slices between turns of the loop, peer by peer.
-
-    In the loop, not in a thread. Measured with cryptography 50 on 2 cores (95 µs a signature, 10 µs of
-    other work a message): in the loop 107 to 110 µs a message; with one thread 148 at batches of 4,
-    114 at 32, 111 at 256. `verify` does release the GIL, but after each signature the thread must get
-    it back, and a busy loop gives it up every 5 ms only: 190 checks a second instead of 10,600.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[_In] = deque()
-        self._is_scheduled = False
-        self._good: dict[bytes, None] = {}  # oldest first
-
-    def begin(self, link: _In) -> None:
-        """A stream has messages to be checked."""
-        link.is_checking = True
-        self._queue.append(link)
-        self._schedule()
-
-    def finish(self, link: _In) -> None:
-        """Check and deliver all that waits of one stream now."""
-        while link.waiting:
-            link.one(self)
-        link.lane.forget_in(link)
-
-    def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._slice)
-
-    def _slice(self) -> None:
-        self._is_scheduled = False
-        queue = self._queue
-        end = self._loop.time() + CHECK_SLICE
-        while queue:
-            link = queue.popleft()
-            if link.waiting:
-                link.one(self)
-            if link.waiting:
-                queue.append(link)  # one message at a time: a flood from one peer delays only itself
-            else:
-                link.is_checking = False
-            if self._loop.time() >= end:
-                break
-        if queue:
-            self._schedule()
-
-    def holds(self, proof: Proof) -> bool:
-        """Whether a signature is its signer's."""
-        name = hashlib.sha256(proof.data).digest() + proof.signature + proof.signer
-        if name in self._good:
-            return True
-        key = PublicKey.of(proof.signer, proof.key)
-        if key is None or not key.verify(proof.data, proof.signature):
-            return False
-        self._good[name] = None
-        if len(self._good) > CHECKED:
-            del self._good[next(iter(self._good))]
-        return True

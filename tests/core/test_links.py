@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grove_core import Node, varint
-from grove_core.drive import links
+from grove_core.drive import exchange, links
 from grove_core.node import Limits
 from grove_core.testing.memory import WINDOW, MemoryNetwork
 from grove_core.transport import PROTOCOL_VIOLATION, RESOURCE_LIMIT_EXCEEDED, StreamReset
@@ -143,13 +143,16 @@ def test_streams_without_end_are_reset_beyond_the_bound(tmp_path: Path) -> None:
         async with node(network, tmp_path, 1, probe(requests=3)) as home:
             rogue = Rogue(network)
             connection = await rogue.meet(home)
-            for protocol, bound in ((PROBE, links.INBOUND_STREAMS), (RPC, 3)):
-                ears = [Ear(await connection.open_stream([protocol])) for _ in range(10)]
-                await until(lambda ears=ears, bound=bound: sum(bool(e.lost) for e in ears) == 10 - bound)
-                assert all(
-                    isinstance(ear.lost[0], StreamReset) and ear.lost[0].code == links.STREAM_LIMIT
-                    for ear in ears[bound:]
-                )
+            messages = [Ear(await connection.open_stream([PROBE])) for _ in range(10)]
+            await until(lambda: all(ear.lost for ear in messages[: -links.INBOUND_STREAMS]))
+            questions = [Ear(await connection.open_stream([RPC])) for _ in range(10)]
+            await until(lambda: all(ear.lost for ear in questions[3:]))
+            for ear in messages[: -links.INBOUND_STREAMS] + questions[3:]:
+                assert isinstance(ear.lost[0], StreamReset)
+                assert ear.lost[0].code == links.STREAM_LIMIT
+            messages[-1].stream.write(frame(Note("the newest is heard")))
+            await until(lambda: machine(home).texts() == ["the newest is heard"])
+            assert not any(ear.lost for ear in messages[-links.INBOUND_STREAMS :] + questions[:3])
             assert home.counters["refused.streams"] == 10 - links.INBOUND_STREAMS
             assert home.counters["refused.requests"] == 7
 
@@ -285,6 +288,30 @@ def test_what_arrived_before_a_loss_is_heard_before_it(tmp_path: Path) -> None:
     run(main)
 
 
+@pytest.mark.claim("links.fair-turns")
+def test_a_flood_from_one_peer_delays_the_others_by_a_turn_only(tmp_path: Path) -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with node(network, tmp_path, 1, probe()) as home:
+            flood, quiet = Rogue(network, 50), Rogue(network, 51)
+            streams = [await (await one.meet(home)).open_stream([PROBE]) for one in (flood, quiet)]
+            text = "a signature each"
+            for n in range(300):
+                signature = flood.identity.sign(DOMAIN + f"{text} {n}".encode())
+                streams[0].write(frame(Signed(flood.peer, f"{text} {n}", signature)))
+            streams[0].write(frame(Note("plain")) * 20_000)
+            signature = quiet.identity.sign(DOMAIN + b"just one")
+            streams[1].write(frame(Signed(quiet.peer, "just one", signature)))
+            await until(lambda: "just one" in machine(home).texts())
+            assert machine(home).texts().index("just one") < 100
+            await until(lambda: len(machine(home).texts()) == 20_301)
+            assert [text for text in machine(home).texts() if text.endswith(("0", "5"))][:3] == [
+                f"{text} {n}" for n in (0, 5, 10)
+            ]
+
+    run(main)
+
+
 # The life of a stream.
 
 
@@ -408,20 +435,49 @@ def test_a_question_answered_inside_its_own_input_is_answered(tmp_path: Path) ->
 
 
 @pytest.mark.claim("exchange.bounded")
-def test_a_flood_of_questions_on_one_stream_waits_in_the_senders_window(tmp_path: Path) -> None:
+def test_questions_that_wait_are_bounded_per_peer_over_all_its_streams(tmp_path: Path) -> None:
     async def main() -> None:
         network = MemoryNetwork()
         async with node(network, tmp_path, 1, probe()) as home:
             rogue = Rogue(network)
-            stream: Any = await (await rogue.meet(home)).open_stream([RPC])
-            stream.write(frame(Question("x" * 1000)) * 2000)
-            await until(lambda: bool(machine(home).seen("request")))
-            await asyncio.sleep(0.05)
-            assert len(machine(home).seen("request")) == 1
+            connection = await rogue.meet(home)
+            ears = [Ear(await connection.open_stream([RPC])) for _ in range(20)]
+            for ear in ears:
+                ear.stream.write(frame(Question("x" * 1000)) * 100)
+            await until(lambda: sum(bool(ear.lost) for ear in ears) >= 15)
+            drive: Any = home._drive
+            desk = drive.contexts[0]._desk
+            kept = [len(served._buffer) for served in desk._served[rogue.peer]]
+            assert sum(kept) == desk._unread[rogue.peer] <= exchange.UNREAD + CODEC.max_size
+            assert len(machine(home).seen("request")) >= len(kept)  # one of each stream is being answered
+            connection.close()
+            await until(lambda: not desk._served)
+            assert desk._unread == {}
+
+    run(main)
+
+
+def test_who_does_not_read_our_answers_is_asked_no_further(tmp_path: Path) -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with node(network, tmp_path, 1, probe()) as home:
+            machine(home).script["request"] = lambda ctx, peer, msg, token: ctx.reply(
+                token, Note("y" * 4000)
+            )
+            rogue = Rogue(network)
+            ear = Ear(await (await rogue.meet(home)).open_stream([RPC]), eager=False)
+            for _ in range(60):
+                ear.stream.write(frame(Question("x")) * 10)
+                await asyncio.sleep(0)
             drive: Any = home._drive
             (served,) = drive.contexts[0]._desk._served[rogue.peer]
-            assert len(served._buffer) <= WINDOW
-            assert stream.buffered > 0
+            await until(lambda: served._draining is not None)
+            asked = len(machine(home).seen("request"))
+            assert served.stream.buffered <= links.WRITE_AHEAD + 4100
+            assert asked < 150
+            ear.stream.grant(len(ear.heard))
+            ear.eager = True
+            await until(lambda: len(machine(home).seen("request")) == 600)
 
     run(main)
 
