@@ -427,8 +427,12 @@ class _In:
 
     def data_received(self, data: bytes) -> None:
         self._owed += len(data)
-        self._held += len(data)
-        self._later.append(data)
+        if not self._held:  # nothing is left of what came before: the common case
+            self._buffer, self._at = data, 0
+            self._held = len(data)
+        else:
+            self._held += len(data)
+            self._later.append(data)
         if self.is_waiting:
             return
         if self._held < self._need:
@@ -456,24 +460,26 @@ class _In:
         try:
             while is_more and count:
                 data, at = self._buffer, self._at
-                found = header(data, at)
-                if found is None or len(data) - found[1] < found[0]:
-                    if found is not None and found[0] > codec.max_size:
-                        raise RemoteProtocolError(f"frame of {found[0]} bytes; limit {codec.max_size}")
-                    self._need = 0 if found is None else found[1] - at + found[0]
+                if at < len(data) and data[at] < 0x80:
+                    size, start = data[at], at + 1
+                elif (found := header(data, at)) is not None:
+                    size, start = found
+                else:
+                    self._need = 0
                     is_more = self._refill()
                     continue
-                size, start = found
                 if size > codec.max_size:
                     raise RemoteProtocolError(f"frame of {size} bytes; limit {codec.max_size}")
+                if len(data) - start < size:
+                    self._need = start - at + size
+                    is_more = self._refill()
+                    continue
                 msg = codec.decode(data[start : start + size])
                 bad: tuple[int, ...] = ()
-                if lane.has_proofs:
-                    proofs = tuple(host.proofs(lane.slot.part, msg))
-                    if proofs:
-                        if not with_proofs or count < each:
-                            break
-                        count -= each - 1
+                if lane.has_proofs and (proofs := tuple(host.proofs(lane.slot.part, msg))):
+                    if not with_proofs or count < each:
+                        break
+                    count -= each - 1
                     bad = tuple(n for n, proof in enumerate(proofs) if not lane.links.checks.holds(proof))
                     if bad:
                         lane.links.counters["refused.forged"] += 1
