@@ -18,7 +18,8 @@ lint: $(VENV)/.dev            ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev            ## write again what is generated: configuration, hooks, interop
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m grove_core.cli.reference
+	$(BIN)/python -m tests.interop.table
 
 bench: $(VENV)/.dev           ## ours beside the rivals, in one interleaved run
 	$(BIN)/python -m benchmarks

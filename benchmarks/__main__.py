@@ -1,0 +1,54 @@
+"""`make bench`: every benchmark after the other, ours beside its rivals, and docs/benchmarks.md.
+
+    python -m benchmarks [--rounds 5] [--scale 1.0]
+
+Whatever is given goes to each script. The page holds what was printed, and on what.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+SCRIPTS = {
+    "tcp.py": "TCP: set-up, one stream, requests, memory",
+    "quic.py": "QUIC: the same, beside bare aioquic",
+    "startup.py": "A whole node: until it listens, and at rest",
+    "quic_hostile.py": "What an attack on a QUIC listener costs",
+}
+
+HEAD = """# Benchmarks
+
+Written by `make bench`; do not edit. Both ends run on the machine named below, rivals interleaved in
+one run; medians over the rounds, with the smallest and the largest. Ratios hold better than absolutes.
+
+"""
+
+
+def main() -> int:
+    parts = [HEAD, f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}.\n"]
+    failed = 0
+    for script, title in SCRIPTS.items():
+        print(f"== {title}", flush=True)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / script), *sys.argv[1:]],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        print(done.stdout, flush=True)
+        parts.append(f"\n## {title}\n\n```\n{done.stdout.strip()}\n```\n")
+        failed += done.returncode != 0
+    PAGE.write_text("".join(parts))
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
