@@ -86,7 +86,7 @@ class Host(Machine[M], Generic[M]):
         return self._guests[name].machine
 
     def enter(self, ctx: Context[Any], name: str, act: Any) -> Any:
-        """Call a guest's API: ``enter(ctx, "group", lambda machine, inner: machine.propose(inner, x))``"""
+        """Call a guest's API: ``enter(ctx, "group", lambda raft, inner: raft.propose(inner, x))``."""
         return self._enter(ctx, name, act)
 
     def on_guest_event(self, ctx: Context[Any], guest: str, event: Event) -> None:

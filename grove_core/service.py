@@ -55,7 +55,7 @@ class PeerBook(Protocol):
 
 
 class Watch(Protocol):
-    """A bounded stream of events: `async with node.watch(Delivered) as events: async for event in events`."""
+    """A bounded stream of events: `async with node.watch(Delivered) as heard: async for event in heard`."""
 
     missed: int
     """Events dropped (oldest first) because the reader was too slow."""
