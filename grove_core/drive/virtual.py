@@ -54,6 +54,10 @@ Sink = Callable[["VirtualNode", Event], None]
 """Told of every event a machine emits, after the node's other machines."""
 
 
+Witness = Callable[[float, Any, Any, Any, Any], None]
+"""Sees every event before it takes place: (time, act, ctx, a, b), as the acts below take them."""
+
+
 class SimulationError(GroveError):
     """A machine raised inside a world. Says when, where and how to see it again."""
 
@@ -564,6 +568,7 @@ class World:
         self._tokens = count(1)
         self._busy: dict[VirtualNode, float] = {}
         self._trace = hashlib.blake2b(digest_size=16) if trace else None
+        self.witness: Witness | None = self._note if trace else None
 
     # Building.
 
@@ -599,7 +604,7 @@ class World:
         ctx: Any = None
         done = 0
         self._simplify()
-        trace, pop, advance = self._trace, heappop, self.timeline.advance
+        witness, pop, advance = self.witness, heappop, self.timeline.advance
         limit = inf if events is None else events
         # What lives is long-lived here: collecting youngsters rarely gains a quarter of the time.
         thresholds = gc.get_threshold()
@@ -610,8 +615,8 @@ class World:
                     now, _, act, ctx, a, b = pop(bucket)
                     self.now = now
                     done += 1
-                    if trace is not None:
-                        trace.update(_line(now, act, ctx, a, b))
+                    if witness is not None:
+                        witness(now, act, ctx, a, b)
                     act(now, ctx, a, b)
                 if bucket:
                     break
@@ -636,6 +641,10 @@ class World:
         if self._trace is None:
             raise LocalProtocolError("this world keeps no trace; make it with World(trace=True)")
         return self._trace.hexdigest()
+
+    def _note(self, now: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
+        assert self._trace is not None
+        self._trace.update(_line(now, act, ctx, a, b))
 
     # Faults.
 
