@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from grove_core.drive.virtual import VirtualNode
 from grove_core.events import Committed, Delivered
-from grove_lab.metrics import Message
+from grove_lab.metrics import Message, Way
 from grove_lab.streams import stream
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Followed:
         "published",
         "sender",
         "size",
+        "way",
         "workload",
     )
 
@@ -49,6 +50,7 @@ class Followed:
         self.hops = 0
         self.last = 0.0
         self.changes = 0  # of the population, at publishing
+        self.way: Way | None = None
 
 
 class Samples:
@@ -84,7 +86,8 @@ class Deliveries:
         self.published = 0
         self.proposed: dict[bytes, float] = {}
         self.commit_latencies: list[float] = []
-        self.copies: Counter[int] = Counter()
+        self.way: Way | None = None
+        """Of the newest message that reached its deadline; in small worlds only."""
 
     @property
     def samples(self) -> array[float]:
@@ -96,6 +99,8 @@ class Deliveries:
         now = stage.world.now
         one = Followed(workload, b"", now - stage.begins, node.index, len(data), len(stage.world.order))
         one.changes = stage.changes
+        if stage.follows:
+            one.way = Way(root=node.index, published=one.published, parents={}, times={})
         one.id = node.broadcast.publish(topic, data)
         self.published += 1
         self.open[one.id] = one
@@ -118,6 +123,9 @@ class Deliveries:
         latency = one.last = self.stage.world.now - self.stage.begins - one.published
         self.delivered += 1
         self.hops[event.hops] += 1
+        if one.way is not None and self.stage.sender is not None:
+            one.way.parents[node.index] = self.stage.world.nodes[self.stage.sender].index
+            one.way.times[node.index] = latency
         self.latencies.add(latency)
 
     def committed(self, node: VirtualNode, event: Committed) -> None:
@@ -130,6 +138,7 @@ class Deliveries:
         """The deadline of a message: who of those that were there has it?"""
         stage = self.stage
         del self.open[one.id]
+        self.way = one.way or self.way
         if one.changes == stage.changes and stage.is_calm:
             expected, got = stage.living - 1, one.count
             missing: list[VirtualNode] = []

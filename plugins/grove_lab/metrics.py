@@ -64,6 +64,15 @@ class Message(msgspec.Struct, kw_only=True):
     hops: int  # longest way it came
 
 
+class Way(msgspec.Struct, kw_only=True):
+    """How one message went: who had it from whom, and when. times: seconds after publishing."""
+
+    root: int
+    published: float  # seconds after settling
+    parents: dict[int, int]
+    times: dict[int, float]
+
+
 class Point(msgspec.Struct, kw_only=True):
     """One slice of time that ended `at` seconds after settling. Counts are of this slice."""
 

@@ -26,9 +26,9 @@ from grove_core.drive.virtual import SimulationError
 from grove_core.specs import Part
 from grove_lab.checkers import Violated, Violation
 from grove_lab.choice import parts_for
-from grove_lab.metrics import Message, Point
+from grove_lab.metrics import Message, Point, Way
 from grove_lab.scenario import Scenario
-from grove_lab.stage import Stage
+from grove_lab.stage import SMALL, Stage
 
 Progress = Callable[[float, float, int], None]
 """Told between slices: (virtual seconds done, virtual seconds in all, events so far)."""
@@ -68,6 +68,10 @@ class Run(msgspec.Struct, kw_only=True):
     """(seconds after settling, what happened)."""
     traffic: dict[str, tuple[int, int]] = {}
     """Message type -> (sent, bytes), after settling."""
+    overlay: tuple[list[int], list[tuple[int, int, str]]] | None = None
+    """The living and their links at the end, with what broadcast uses each for; of small worlds."""
+    way: Way | None = None
+    """How the last message that was followed to its end went; of small worlds."""
 
 
 def run(
@@ -125,12 +129,14 @@ def run(
         hops=stage.deliveries.hop_counts(),
         faults=stage.happened,
         traffic=stage.meter.by_type() if stage.meter else {},
+        overlay=stage.overlay() if scenario.nodes <= SMALL else None,
+        way=stage.deliveries.way,
     )
 
 
 def outcome(one: Run) -> dict[str, Any]:
     """A run without its bulk, for JSON on a terminal."""
     found: dict[str, Any] = msgspec.to_builtins(one)
-    for bulky in ("samples", "checkpoints", "messages", "series"):
+    for bulky in ("samples", "checkpoints", "messages", "series", "overlay", "way"):
         del found[bulky]
     return found

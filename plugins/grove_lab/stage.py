@@ -26,7 +26,7 @@ from grove_core.drive.virtual import (
 )
 from grove_core.events import Committed, Delivered
 from grove_core.host import proofs
-from grove_core.machine import Event
+from grove_core.machine import Event, PeerId
 from grove_core.specs import Part
 from grove_lab import geography
 from grove_lab.checkers import Delivery, Violation, checkers
@@ -38,6 +38,9 @@ from grove_lab.scenario import Scenario
 from grove_lab.streams import number, stream
 from grove_lab.traffic import Ground, Meter, MeteredContext, Wires
 from grove_lab.workload import Publishing
+
+SMALL = 250
+"""Nodes of the largest world whose links and ways are kept for drawings."""
 
 
 class Log:
@@ -127,6 +130,11 @@ class Stage:
         self._hearers: dict[type[Event], tuple[Callable[[VirtualNode, Any], None], ...]] = {}
         self._looked = self.begins
         self.world.sinks.append(self._hear)
+        self.sender: PeerId | None = None
+        """Of the message that is being worked on; in small worlds only."""
+        self.follows = scenario.nodes <= SMALL
+        if self.follows:
+            self._follow()
         self.world.at(self.begins, self._settle)
         self.troubles = [Trouble(self, name, fault) for name, fault in scenario.faults.items()]
         self.publishing = [Publishing(self, name, one) for name, one in scenario.workloads.items()]
@@ -225,6 +233,17 @@ class Stage:
                 chosen[other] = None
         return list(chosen)
 
+    def _follow(self) -> None:
+        """Know whose message it is that makes something happen."""
+        before = self.world.witness
+
+        def witness(now: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
+            if before is not None:
+                before(now, act, ctx, a, b)
+            self.sender = PeerId(a) if isinstance(a, bytes) else None
+
+        self.world.witness = witness
+
     # Lives.
 
     def _enter(self, node: VirtualNode, peers: list[int]) -> None:
@@ -304,6 +323,28 @@ class Stage:
 
     def pieces(self) -> list[list[int]]:
         return pieces(self.graph())
+
+    def overlay(self) -> tuple[list[int], list[tuple[int, int, str]]]:
+        """The living, and each link between them once, with its use if broadcast tells one."""
+        nodes = self.world.nodes
+        use: dict[tuple[int, int], str] = {}
+        for node in self.world.order:
+            if not node.alive:
+                continue
+            links: dict[tuple[int, int], str] = {}
+            if self._has(node, "membership"):
+                for peer in node.membership.neighbors():
+                    links[node.index, nodes[peer].index] = ""
+            if self._has(node, "broadcast"):
+                for word, peers in node.broadcast.links().items():
+                    links |= {(node.index, nodes[peer].index): word for peer in peers if peer in nodes}
+            for (a, b), word in links.items():
+                if nodes[self.world.order[b].peer].alive:
+                    pair = (min(a, b), max(a, b))
+                    # Lazy at one end is enough to carry no payload that way; the kinder word is kept.
+                    use[pair] = min(filter(None, (use.get(pair, ""), word)), default="")
+        living = [node.index for node in self.world.order if node.alive]
+        return living, [(a, b, word) for (a, b), word in sorted(use.items())]
 
     def happen(self, fault: str, what: str) -> None:
         """A fault acts now."""

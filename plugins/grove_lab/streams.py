@@ -2,7 +2,8 @@
 
 Topology, latency, churn, publishing … each draw from `stream(seed, name)`. Machines have streams of
 their own (`grove_core.node.rng_for`). So two protocols that are run with one seed meet the same
-links, the same crashes and the same publications (common random numbers), and adding a fault to a scenario leaves its latencies where they were.
+links, the same crashes and the same publications (common random numbers), and a fault added to a
+scenario leaves its latencies where they were.
 """
 
 from __future__ import annotations
