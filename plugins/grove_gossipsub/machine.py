@@ -66,6 +66,8 @@ BACKOFF_SLACK: Final = 2
 """Heartbeats after a backoff before we graft again."""
 BACKOFF_CLEAR: Final = 15
 """Heartbeats between two clearings of expired backoffs."""
+PX_BYTES: Final = 8 * 1024
+"""Bytes of signed records in one PRUNE; peers beyond are named without one."""
 MAX_BACKOFF: Final = 86_400
 """Seconds of backoff we believe."""
 EXTENSIONS_ABUSE: Final = 10.0
@@ -639,9 +641,11 @@ class GossipSub(Machine[Rpc]):
                 for other in self.topic_peers.get(topic, ())
                 if other != peer and self._score(other) >= 0
             ]
-            others = [
-                PeerInfo(other, ctx.record(other)) for other in _some(ctx, good, self.config.prune_peers)
-            ]
+            room = PX_BYTES
+            for other in _some(ctx, good, self.config.prune_peers):
+                record = ctx.record(other)
+                room -= len(record)
+                others.append(PeerInfo(other, record if room >= 0 else b""))
         return Prune(topic, tuple(others), round(seconds))
 
     def _candidates(self, ctx: Ctx, topic: str) -> list[PeerId]:
@@ -846,14 +850,15 @@ class GossipSub(Machine[Rpc]):
         elif self._is_quiet():
             due = self.seen.next_due()
         else:
-            due = self._begun_at + (self._tick(now) + 1) * interval
+            due = self._begun_at + self._tick(now) * interval
         if due < self._beat_at:
             self._beat_at = due
             ctx.set_timer(HEARTBEAT, max(due - now, 0.0))
 
     def _tick(self, now: float) -> int:
-        """How many heartbeats have been due, skipped ones counted."""
-        return max(int((now - self._begun_at) / self.config.heartbeat + 0.001), 0)
+        """How many heartbeats have been due by now, skipped ones counted."""
+        passed = (now - self._begun_at) / self.config.heartbeat + 0.001  # clocks round
+        return int(passed) + 1 if passed >= 0 else 0
 
     def _is_quiet(self) -> bool:
         """Nothing for a heartbeat to do but to forget ids."""
