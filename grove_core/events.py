@@ -32,6 +32,16 @@ class NeighborDown(Event, frozen=True, gc=False):
     peer: PeerId
 
 
+class NeighborFailed(Event, frozen=True, gc=False):
+    """Broadcast had no answer from a neighbour to which no connection is held.
+
+    Membership may drop it, and then says NeighborDown. Of links that are held the driver itself
+    tells (`on_peer_down`); this is for views whose entries are only names, such as Cyclon's.
+    """
+
+    peer: PeerId
+
+
 class Delivered(Event, frozen=True, gc=False):
     """Broadcast hands over a message, once, on a topic this node subscribes to.
 
@@ -49,6 +59,8 @@ class Delivered(Event, frozen=True, gc=False):
 class Proposed(Event, frozen=True, gc=False):
     """A sibling (or the role handle) wants a command agreed on. Heard by the consensus machine.
 
+    Any member may propose, learners too: the consensus carries it to whoever orders. It does not
+    retry for ever; the sibling proposes again under the same id when it hears nothing.
     id: 16 bytes chosen by whoever proposes; a retry keeps its id. command: at most 1 MiB.
     """
 
@@ -61,7 +73,9 @@ class Committed(Event, frozen=True, gc=False):
 
     index: position in the agreed sequence, ascending, with gaps where consensus spoke to itself.
     A command may be committed twice under one id (a retry after an unknown outcome): whoever
-    applies commands ignores the second. Durable before it is emitted.
+    applies commands ignores the second. Durable before it is emitted. A node that begins another
+    life hears them anew, from its last snapshot (as Restored) or from the first.
+    proposer: who proposed it, as authenticated by the consensus, not as the command claims.
     """
 
     index: int
@@ -82,13 +96,20 @@ class Rejected(Event, frozen=True, gc=False):
 
 
 class ReadAsked(Event, frozen=True, gc=False):
-    """A sibling wants to read as of now, linearizably. Answered by ReadReady or Rejected."""
+    """A sibling wants to read as of now, linearizably. Answered by ReadReady or Rejected, or not at all.
+
+    Any member may ask. id: 16 bytes chosen by whoever asks.
+    """
 
     id: bytes
 
 
 class ReadReady(Event, frozen=True, gc=False):
-    """Once everything up to index is applied, what is read is as of the moment of asking."""
+    """What is read now is as of the moment of asking, or later.
+
+    Emitted after every Committed (or Restored) up to index: whoever hears it has heard them. The
+    indices of Committed have gaps, so a sibling could not tell by itself.
+    """
 
     id: bytes
     index: int
@@ -110,14 +131,20 @@ class MembersChanged(Event, frozen=True, gc=False):
 
 
 class SnapshotTaken(Event, frozen=True, gc=False):
-    """A state machine can be rebuilt from state as of index: consensus may forget what came before."""
+    """A state machine can be rebuilt from state as of index: consensus may forget what came before.
+
+    Emitted at the same indices and with the same bytes by every member. state: at most 15 MiB.
+    """
 
     index: int
     state: bytes
 
 
 class Restored(Event, frozen=True, gc=False):
-    """Consensus gives the state machine a whole state as of index instead of the commands up to it."""
+    """Consensus gives the state machine a whole state as of index instead of the commands up to it.
+
+    Also at the start of a life, before the first Committed, if a snapshot was kept.
+    """
 
     index: int
     state: bytes
