@@ -160,6 +160,38 @@ class Delivery(Checker):
             self.fail(text, *nodes)
 
 
+class Redundancy(Checker):
+    """Once trees had time to form, few payloads come in vain; over windows of `WINDOW` messages."""
+
+    name = "redundancy"
+    WINDOW = 5
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.before: tuple[int, int, int] | None = None
+
+    def look(self) -> None:
+        stage, asked = self.stage, self.stage.scenario.invariants
+        early = stage.world.now < stage.begins + asked.redundancy_after
+        if early or stage.is_disturbed(asked.fault_grace) or stage.meter is None:
+            self.before = None
+            return
+        now = (stage.deliveries.published, stage.deliveries.delivered, stage.meter.copies)
+        if self.before is None:
+            self.before = now
+            return
+        published, delivered, copies = (b - a for a, b in zip(self.before, now, strict=True))
+        if published < self.WINDOW or not delivered:
+            return
+        self.before = now
+        found = copies / delivered - 1
+        if found > asked.redundancy:
+            self.fail(
+                f"the last {published} messages were sent {copies:,} times for {delivered:,} deliveries: "
+                f"{found:.2f} in vain for each; at most {asked.redundancy:g} was promised"
+            )
+
+
 class Agreement(Checker):
     """At one index all commit one command, and each node commits the agreed ones without a hole."""
 
@@ -239,6 +271,7 @@ def checkers(stage: Stage) -> list[Checker]:
         (asked.symmetric, Symmetric),
         (asked.connected, Connected),
         (asked.delivery, Delivery),
+        (asked.redundancy, Redundancy),
         (asked.agreement, Agreement),
         (asked.table_limit, Bounded),
     ]

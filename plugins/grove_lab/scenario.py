@@ -185,6 +185,8 @@ class Invariants(Table, frozen=True, kw_only=True):
     symmetric: bool = False  # membership links are known at both ends
     symmetric_within: Positive = 10.0  # s a one-sided link may last
     connected: bool = False  # the graph of the neighbours of the living is in one piece
+    redundancy: Annotated[float, Meta(ge=0)] = 0.0  # most duplicates per delivery; 0: not checked
+    redundancy_after: Seconds = 15.0  # s in which trees may form before that is checked
     agreement: bool = True  # all members commit the same commands at the same index, in order
     table_limit: Annotated[int, Meta(ge=0)] = 0  # entries any container of a machine may hold; 0: any
     every: Positive = 5.0  # s between two looks at the views and tables
@@ -392,6 +394,8 @@ def _contradictions(scenario: Scenario, layers: Layers, problems: list[Problem])
                 hint = did_you_mean(one.region, regions)
                 text = f"no such region{hint} (there are: {', '.join(regions)})"
                 layers.tell(problems, ("classes", name, "region"), text)
+    if scenario.invariants.redundancy and not scenario.measure.traffic:
+        layers.tell(problems, ("invariants", "redundancy"), "needs [measure] traffic = true")
     if scenario.join.pattern == "full" and scenario.nodes > 1000:
         layers.tell(problems, ("join", "pattern"), f"full with {scenario.nodes} nodes; at most 1,000")
     for name, fault in scenario.faults.items():

@@ -33,7 +33,7 @@ def delivery(one: Run, subtitle: str) -> str:
     plot.line(curve, BLUE)
     for level, (name, q) in enumerate((("p50", 0.5), ("p95", 0.95), ("p99", 0.99))):
         value = quantile(values, q)
-        plot.upright(value, f"{name} {value:,.0f} ms", level=level)
+        plot.upright(value, f"{name} {value:,.0f} ms", level=level, low=True)
     return plot.svg()
 
 

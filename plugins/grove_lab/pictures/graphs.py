@@ -72,8 +72,8 @@ def layout(
                 xs[a] += dx[a] / far * min(far, heat)
                 ys[a] += dy[a] / far * min(far, heat)
     low_x, low_y = min(xs), min(ys)
-    wide = max(max(xs) - low_x, max(ys) - low_y, 1e-9)
-    return {node: ((xs[at] - low_x) / wide, (ys[at] - low_y) / wide) for node, at in index.items()}
+    wide, high = max(max(xs) - low_x, 1e-9), max(max(ys) - low_y, 1e-9)
+    return {node: ((xs[at] - low_x) / wide, (ys[at] - low_y) / high) for node, at in index.items()}
 
 
 def overlay(nodes: Sequence[int], edges: Sequence[Edge], subtitle: str) -> str:

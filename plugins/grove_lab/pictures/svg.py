@@ -12,6 +12,8 @@ from html import escape
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, PALE, GRID = "#222222", "#767676", "#e4e4e4"
+HALO = " stroke='white' stroke-width='3' paint-order='stroke'"
+HALO = " stroke='white' stroke-width='3' paint-order='stroke'"
 FONT = "font-family='Inter,Helvetica,Arial,sans-serif'"
 
 
@@ -23,7 +25,7 @@ def text(
     turned = f" transform='rotate({turn:g} {x:.1f} {y:.1f})'" if turn else ""
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size:g}' text-anchor='{anchor}' fill='{colour}' "
-        f"font-weight='{weight}'{turned}>{escape(said)}</text>"
+        f"font-weight='{weight}'{'' if colour == 'white' else HALO}{turned}>{escape(said)}</text>"
     )
 
 
@@ -175,17 +177,20 @@ class Plot:
         if label:
             self.over.append(text((x + end) / 2, y - 5, label, size=10, anchor="middle", colour=PALE))
 
-    def upright(self, at: float, label: str, colour: str = PALE, level: int = 0) -> None:
-        """A dashed vertical with a word at its top; level: lines down, where words would collide."""
+    def upright(
+        self, at: float, label: str, colour: str = PALE, level: int = 0, *, low: bool = False
+    ) -> None:
+        """A dashed vertical with a word at its top, or low; level: lines inwards, where words collide."""
         x = self.x(at)
         self.over.append(
             f"<path d='M{x:.1f} {self.top:.1f}V{self.bottom:.1f}' stroke='{colour}' "
             "stroke-dasharray='3 3'/>"
         )
         late = x > self.right - 160
+        height = self.bottom - 10 - 14 * level if low else self.top + 11 + 14 * level
         self.over.append(
             text(
-                x + (-5 if late else 5), self.top + 11 + 14 * level, label, size=10.5,
+                x + (-5 if late else 5), height, label, size=10.5,
                 anchor="end" if late else "start", colour=colour,
             )
         )  # fmt: skip
