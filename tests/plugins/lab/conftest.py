@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from grove_lab.scenario import Scenario, parse
+
 from tests.core.installing import Shelf
 
 VILLAGE = """

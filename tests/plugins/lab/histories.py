@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grove_lab.run import run
+
 from tests.plugins.lab.conftest import village
 
 ROUGH = """

@@ -42,10 +42,12 @@ from grove_plumtree.machine import Plumtree
 from grove_plumtree.messages import Prune
 
 class Unpruned(Plumtree):
-    '''Does not listen to PRUNE: no tree ever forms.'''
+    '''Says PRUNE and hears it, and goes on as before: no tree ever forms.'''
     @handles(Prune)
     def on_prune(self, ctx, peer, msg):
         pass
+    def _duplicate(self, ctx, peer, mid):
+        ctx.send(peer, Prune())
 
 SPEC = msgspec.structs.replace(grove_plumtree.SPEC, name="unpruned", build=Unpruned)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-
-from grove_core.testing import assert_deterministic
 from grove_lab.choice import parts_for
 from grove_lab.run import Run, run
 from grove_lab.scenario import Scenario
 from grove_lab.stage import Stage
+
+from grove_core.testing import assert_deterministic
 from tests.plugins.lab.conftest import village
 from tests.plugins.lab.histories import ROUGH
 

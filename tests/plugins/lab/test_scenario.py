@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
-from grove_core.errors import ConfigError
 from grove_lab.choice import parts_for
 from grove_lab.scenario import NoSuchScenario, Scenario, load, parse, stock
+
+from grove_core.errors import ConfigError
 from tests.plugins.lab.conftest import village
 
 
@@ -63,7 +63,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
     ],
 )
 def test_what_contradicts_itself_is_refused_with_its_place(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match="scenario:[0-9]+: ") as caught:
+    with pytest.raises(ConfigError, match=r"scenario:\d+: ") as caught:
         parse(text)
     assert told in str(caught.value)
 
