@@ -12,6 +12,7 @@ from grove_core.identity import Identity
 from grove_core.node import Limits, Plan, Settings
 from grove_core.specs import Part
 from grove_core.testing.memory import MemoryConfig, MemoryNetwork
+from tests.core.rogue import until
 
 
 def plan(
@@ -45,6 +46,23 @@ def know(*nodes: Node) -> None:
         for other in nodes:
             if one is not other:
                 one.peers.learn(other.peer, addresses=other.addresses)
+
+
+async def idled(of: Node) -> None:
+    """Wait until a node has looked for what is idle so often that anything idle would be gone.
+
+    It looks four times in the time after which something counts as idle.
+    """
+    swarm: Any = of._swarm
+    sweep, looks = swarm.sweep, 0
+
+    def counting() -> None:
+        nonlocal looks
+        looks += 1
+        sweep()
+
+    swarm.sweep = counting
+    await until(lambda: looks > 8)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]], seconds: float = 20.0) -> None:

@@ -102,3 +102,9 @@ async def until(done: Callable[[], bool], seconds: float = 10.0) -> None:
     while not done():
         assert asyncio.get_running_loop().time() < end, f"still not true after {seconds} s"
         await asyncio.sleep(0.001)
+
+
+async def turns(count: int = 200) -> None:
+    """Let the loop turn: on the memory transport, whose every step is a turn, anything begun is over."""
+    for _ in range(count):
+        await asyncio.sleep(0)

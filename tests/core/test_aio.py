@@ -24,7 +24,7 @@ from grove_core.testing.memory import MemoryNetwork
 from grove_core.transport import Connection
 from tests.core.houses import know, node, run
 from tests.core.probe import CODEC, Happened, Note, Probe, Question, probe
-from tests.core.rogue import Rogue, until
+from tests.core.rogue import Rogue, turns, until
 from tests.core.test_links import PROBE, frame
 
 NOBODY = PeerId(b"\x00\x24\x08\x01\x12\x20" + b"\x07" * 32)
@@ -71,7 +71,7 @@ def test_a_machine_that_raises_is_stopped_and_the_node_goes_on(
 
             other.plugin("good").call(lambda m, ctx: ctx.send(home.peer, Note("still there?")))
             await until(lambda: machine(home, "good").texts() == ["still there?"])
-            await asyncio.sleep(0.02)
+            await turns()
             assert machine(other, "bad").texts() == []
             assert machine(home, "bad").seen("timer") == []
             assert home._store is not None
@@ -206,7 +206,7 @@ def test_a_peer_is_announced_after_its_greeting_and_heard_after_its_announcement
                 connection = await rogue.transport.dial(home.addresses[0], home.peer)
                 stream = await connection.open_stream([PROBE])
                 stream.write(frame(Note("early")))
-                await asyncio.sleep(0.02)
+                await turns()
                 assert machine(home).log == [("start",)]
                 gate.set()
                 await until(lambda: bool(machine(home).texts()))
@@ -336,7 +336,7 @@ def test_the_last_of_several_connections_is_the_end_of_a_peer(tmp_path: Path) ->
             first = await rogue.meet(home)
             second = await rogue.transport.dial(home.addresses[0], home.peer)
             await until(lambda: len(home.connections()) == 2)
-            await asyncio.sleep(0.01)
+            await turns()
             first.close()
             await until(lambda: len(home.connections()) == 1)
             stream = await second.open_stream([PROBE])
@@ -495,11 +495,10 @@ def test_requests_replies_connects_and_events_wait_behind_a_record_too_and_keep_
                 ctx.request(other.peer, Question("?"), "mine", 0.1)
                 ctx.reply(tokens[0], Note("yes"))
                 ctx.connect(NOBODY)
-                ctx.set_timer("t", 0.0)
+                ctx.set_timer("after any timeout of mine", 0.15)
 
             home.plugin("probe").call(leave)
             await until(lambda: bool(machine(home).seen("timer")))  # timers do not leave the machine
-            await asyncio.sleep(0.15)
             assert machine(home, "ear").seen("event") == []
             assert machine(other).seen("request") == machine(other).seen("reply") == []
             assert machine(home).seen("failure") == []

@@ -13,9 +13,9 @@ from grove_core.drive import exchange, links
 from grove_core.node import Limits
 from grove_core.testing.memory import WINDOW, MemoryNetwork
 from grove_core.transport import PROTOCOL_VIOLATION, RESOURCE_LIMIT_EXCEEDED, StreamReset
-from tests.core.houses import know, node, run
+from tests.core.houses import idled, know, node, run
 from tests.core.probe import CODEC, DOMAIN, Note, Probe, Question, Signed, probe
-from tests.core.rogue import Ear, Rogue, until
+from tests.core.rogue import Ear, Rogue, turns, until
 
 PROBE = "/grove/probe/1.0.0"
 RPC = "/grove/probe/rpc/1.0.0"
@@ -329,7 +329,7 @@ def test_a_held_peer_gets_a_stream_before_anything_is_said_and_its_end_when_let_
             call(lambda machine, ctx: ctx.connect(rogue.peer))
             await until(lambda: bool(rogue.ears[PROBE]))
             (ear,) = rogue.ears[PROBE]
-            await asyncio.sleep(0.3)
+            await idled(home)
             assert not ear.at_end
             call(lambda machine, ctx: ctx.disconnect(rogue.peer))
             await until(lambda: ear.at_end)
@@ -525,7 +525,7 @@ def test_asking_anew_under_the_same_key_forgets_the_older_question(tmp_path: Pat
 
             a.plugin("probe").call(ask)
             await until(lambda: bool(machine(a).seen("reply")))
-            await asyncio.sleep(0.02)
+            await turns()
             assert [note.text for _, _, note in machine(a).seen("reply")] == ["new"]
             assert machine(a).seen("failure") == []
 

@@ -36,7 +36,7 @@ from grove_core.specs import ServiceSpec
 from grove_core.testing.memory import MemoryNetwork
 from grove_core.ticket import Ticket
 from grove_core.transport import SHUTDOWN
-from tests.core.houses import know, node, plan, run
+from tests.core.houses import idled, know, node, plan, run
 from tests.core.probe import Note, Probe, probe
 from tests.core.rogue import Rogue, until
 
@@ -347,7 +347,7 @@ def test_a_fixed_peer_is_dialled_held_joined_through_and_dialled_again_when_lost
             async with other:
                 await until(lambda: ("join", other.peer) in machine(home).log)
                 await until(lambda: home._swarm.table.is_holding(other.peer, "node.peers"))  # type: ignore[union-attr]
-                await asyncio.sleep(0.3)  # longer than idle: it is held
+                await idled(home)  # it is held
                 assert len(home.connections()) == 1
             await until(lambda: bool(machine(home).seen("down")))
             async with node(network, tmp_path, 2, member()) as back:

@@ -22,7 +22,7 @@ from grove_core.testing.memory import MemoryNetwork
 from grove_core.transport import GATED, Connection, DialError
 from tests.core.houses import know, node, run
 from tests.core.probe import probe
-from tests.core.rogue import until
+from tests.core.rogue import turns, until
 
 
 def who(number: int) -> Identity:
@@ -193,7 +193,7 @@ def test_however_many_peers_are_wanted_only_so_many_dials_are_in_flight() -> Non
             learn(swarm, peer, address)
             futures.append(swarm.reach(peer))
         await until(lambda: script.flying == 8)
-        await asyncio.sleep(0.02)
+        await turns()
         assert len(script.started) == 8
         gate.set()
         await asyncio.gather(*futures)
@@ -255,7 +255,7 @@ def test_a_dial_that_has_just_succeeded_is_kept_when_the_peer_comes_to_us_at_the
         assert swarm.admit(remote) == 0
         swarm.opened(Line(swarm, ANN, remote, inbound=True))  # type: ignore[arg-type]
         await future
-        await asyncio.sleep(0.01)
+        await turns()
         script.returns.set()
         await until(lambda: script.flying == 0)
         assert len(swarm.table.of(ANN)) == 2  # legal everywhere; the surplus closes when idle
@@ -317,7 +317,7 @@ def test_a_peer_that_closes_while_it_is_greeted_fails_those_who_wait_for_it() ->
         learn(swarm, ANN, at("10.0.0.1"))
         future = swarm.reach(ANN)
         await greeted.wait()
-        await asyncio.sleep(0.01)
+        await turns()
         script.made[0].close(0, "went away")
         with pytest.raises(Unreachable, match="went away"):
             await future
