@@ -12,7 +12,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import msgspec
@@ -26,9 +25,6 @@ from grove_core.service import LiveNode
 from grove_core.transport import Connection
 from grove_gateway import frames
 from grove_gateway.paths import path_of
-
-PING = "/ipfs/ping/1.0.0"  # libp2p specs, ping: 32 bytes there and back on one stream
-PING_BYTES = 32
 
 Topic = Annotated[str, Meta(min_length=1, max_length=256)]
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -114,7 +110,6 @@ class Desk:
         self._node = node
         self._opened = opened
         self._counts = counts
-        self._agent = node.plan.settings.agent or f"grove/{version('grove-node')}"
 
     def hello(self, _: Nothing) -> dict[str, Any]:
         return {
@@ -216,19 +211,28 @@ class Desk:
         return {"peer": peer_text(peer), "closed": closed}
 
     async def ping(self, ask: Peer) -> dict[str, Any]:
-        """One round trip, dialling if need be. rtt_ms counts the second, on the warm stream."""
+        """One round trip, dialling if need be: the second, on a stream already negotiated."""
         peer = self._peer(ask.peer)
-        stream = await self._node.open_stream(peer, [PING])
+        trips = [trip async for trip in self._libp2p().ping(peer, count=2)]
+        connection = self._node.connection(peer)
+        route = self._route(connection) if connection is not None else {"peer": peer_text(peer)}
+        return {**route, "rtt_ms": round(trips[-1] * 1000, 3)}
+
+    def _libp2p(self) -> Any:
+        """The service that introduces this node and pings others."""
         try:
-            for _ in range(2):  # the first carries the stream's negotiation
-                sent, began = os.urandom(PING_BYTES), time.perf_counter()
-                stream.write(sent)
-                if await stream.read_exactly(PING_BYTES) != sent:
-                    raise RemoteProtocolError(f"{peer_text(peer)} answered a ping with other bytes")
-                took = time.perf_counter() - began
-            return {**self._route(stream.connection), "rtt_ms": round(took * 1000, 3)}
-        finally:
-            stream.reset()
+            return self._node.plugin("libp2p")
+        except KeyError:
+            raise Refused("refused", "this node's profile has no service libp2p, which pings") from None
+
+    @property
+    def _agent(self) -> str:
+        """What identify tells others; what the configuration says where there is no identify."""
+        try:
+            told: str = self._node.plugin("libp2p").agent
+        except KeyError:
+            return self._node.plan.settings.agent
+        return told
 
     @property
     def _addresses(self) -> list[str]:

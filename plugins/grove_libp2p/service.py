@@ -61,7 +61,8 @@ class Libp2p:
         self._config = config
         self._node = node
         self._observed = Observed()
-        self._agent = node.plan.settings.agent or f"grove/{_version()}"
+        self.agent = node.plan.settings.agent or f"grove/{_version()}"
+        """Our agentVersion: name and version, as everybody is told."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: Counter[tuple[str, PeerId]] = Counter()  # streams being served now
         self._pushers: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()  # (tokens, as of)
@@ -193,7 +194,7 @@ class Libp2p:
             protocols=self._node.protocols,
             observed=None if remote.is_circuit else remote,
             protocol_version=PROTOCOL_VERSION,
-            agent=self._agent,
+            agent=self.agent,
             record=self._node.record(),
         )
         return b"".join(frame(message) for message in identify.encode(info))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,18 @@ def identity(number: int) -> Identity:
     return Identity.from_seed(number.to_bytes(32, "big"))
 
 
-class FakeStream:
-    """Echoes: what a ping's other end does."""
+class FakeLibp2p:
+    """The service that identifies and pings: each round trip takes less than the one before."""
 
-    def __init__(self, connection: FakeConnection) -> None:
-        self.connection = connection
-        self._held = b""
+    agent = "grove/fake"
 
-    def write(self, data: bytes) -> None:
-        self._held += data
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
 
-    async def read_exactly(self, count: int) -> bytes:
-        taken, self._held = self._held[:count], self._held[count:]
-        return taken
-
-    def reset(self, code: int = 0) -> None:
-        self._held = b""
+    async def ping(self, peer: PeerId, count: int = 1, interval: float = 0.0) -> AsyncIterator[float]:
+        await self._node.connect(peer)
+        for number in range(count):
+            yield 0.5 / (number + 1)
 
 
 class FakeConnection:
@@ -146,6 +142,7 @@ class FakeNode:
             FakeConnection(identity(3).peer, "/ip4/192.168.1.7/tcp/4001", inbound=True),
             FakeConnection(identity(4).peer, relay),
         ]
+        self.libp2p = FakeLibp2p(self)
         self.broadcast = FakeBroadcast(self)
         self.membership = FakeMembership(self)
 
@@ -176,9 +173,8 @@ class FakeNode:
     def disconnect(self, peer: PeerId, reason: str = "") -> None:
         self.open = [connection for connection in self.open if connection.peer != peer]
 
-    async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Any:
-        assert list(protocols) == ["/ipfs/ping/1.0.0"]
-        return FakeStream(await self.connect(peer))
+    def plugin(self, name: str) -> Any:
+        return {"libp2p": self.libp2p}[name]
 
     async def join(self, ticket: str) -> PeerId:
         if ticket != "grove1-good":

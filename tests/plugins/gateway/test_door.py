@@ -134,6 +134,15 @@ def test_every_peer_row_says_its_path_and_why(data: Path) -> None:
     run(main)
 
 
+def test_the_agent_shown_is_the_one_that_identify_tells(data: Path) -> None:
+    async def main() -> None:
+        async with opened(data), Client(data) as door:
+            shown = [await door.request(verb) for verb in ("hello", "status", "id")]
+            assert [answer["agent"] for answer in shown] == ["grove/fake"] * 3
+
+    run(main)
+
+
 def test_ping_names_a_peer_by_its_id_or_by_its_ending(data: Path) -> None:
     async def main() -> None:
         async with opened(data), Client(data) as door:
@@ -141,7 +150,7 @@ def test_ping_names_a_peer_by_its_id_or_by_its_ending(data: Path) -> None:
             for name in (peer, peer[-4:], f"12D3…{peer[-4:]}"):
                 pong = await door.ping(name)
                 assert (pong["peer"], pong["path"]) == (peer, "relayed")
-                assert pong["rtt_ms"] >= 0
+                assert pong["rtt_ms"] == 250.0, "the second round trip, by the node's own ping service"
             with pytest.raises(Unreachable, match="refused"):
                 await door.ping(peer_text(identity(77).peer))
             with pytest.raises(DoorError, match="no connected peer ends in 'zzzz'") as caught:
