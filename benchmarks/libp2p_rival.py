@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,12 +44,13 @@ class Drain:
 
 
 async def fountain(stream: Stream) -> None:
-    """Sends as many bytes as 8 bytes of length ask for."""
-    (left,) = COUNT.unpack(await stream.read_exactly(COUNT.size))
-    for _ in range(left // len(BLOCK)):
-        stream.write(BLOCK)
-        await stream.drain()
-    stream.close_write()
+    """Sends as many bytes as 8 bytes of length ask for, as long as somebody is there to take them."""
+    with suppress(GroveError):
+        (left,) = COUNT.unpack(await stream.read_exactly(COUNT.size))
+        for _ in range(left // len(BLOCK)):
+            stream.write(BLOCK)
+            await stream.drain()
+        stream.close_write()
 
 
 async def serve(spec: TransportSpec, listen: str) -> None:
