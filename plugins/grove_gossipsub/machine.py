@@ -117,7 +117,8 @@ class GossipSub(Machine[Rpc]):
         self.mcache = MessageCache(config.mcache_len, config.mcache_gossip, config.mcache_bytes)
         self.seen = Seen(config.seen_ttl, config.seen_messages)
         self.promises = Promises()
-        self.scores = None if config.params is None else Scores(config.params)
+        self.params = config.params
+        self.scores = None if self.params is None else Scores(self.params)
         self.pending: dict[bytes, _Pending] = {}
         self.direct = dict.fromkeys(config.direct_peers)
         self.wooed: dict[PeerId, float] = {}
@@ -326,10 +327,12 @@ class GossipSub(Machine[Rpc]):
         self._receive(ctx, peer, msg, forged(msg, bad))
 
     def _receive(self, ctx: Ctx, peer: PeerId, msg: Rpc, bad: dict[int, None]) -> None:
-        neighbor = self._neighbor(ctx, peer)
-        if neighbor is None:
-            return
-        params = self.config.params
+        neighbor = self.peers.get(peer)
+        if neighbor is None or not neighbor.is_up:
+            neighbor = self._neighbor(ctx, peer)
+            if neighbor is None:
+                return
+        params = self.params
         if params is not None and self._score(peer) < params.graylist_threshold:
             return
         for subscription in msg.subscriptions:
@@ -489,7 +492,7 @@ class GossipSub(Machine[Rpc]):
 
     def _may_flood(self, peer: PeerId) -> bool:
         """A direct peer, or one whose score is not below the publish threshold."""
-        params = self.config.params
+        params = self.params
         return params is None or peer in self.direct or self._score(peer) >= params.publish_threshold
 
     def _drop_fanout(self, topic: str) -> None:
@@ -500,7 +503,7 @@ class GossipSub(Machine[Rpc]):
 
     def _ihave(self, ctx: Ctx, peer: PeerId, neighbor: Neighbor, told: tuple[IHave, ...]) -> None:
         """Ask for what we have not seen, within bounds, and hold the peer to one of the ids."""
-        config, params = self.config, self.config.params
+        config, params = self.config, self.params
         if params is not None and self._score(peer) < params.gossip_threshold:
             return
         self._count(ctx, peer)
@@ -522,7 +525,7 @@ class GossipSub(Machine[Rpc]):
 
     def _iwant(self, ctx: Ctx, peer: PeerId, neighbor: Neighbor, told: tuple[IWant, ...]) -> None:
         """Give what the cache still has, each message a few times and no more."""
-        params = self.config.params
+        params = self.params
         if params is not None and self._score(peer) < params.gossip_threshold:
             return
         asked = dict.fromkeys(mid for iwant in told for mid in iwant.ids)
@@ -590,7 +593,7 @@ class GossipSub(Machine[Rpc]):
             self._leave_mesh(ctx, topic, peer)
         seconds = min(prune.backoff, MAX_BACKOFF) if prune.backoff else self.config.prune_backoff
         self.backoff.add(topic, peer, ctx.now, seconds)
-        params = self.config.params
+        params = self.params
         if prune.peers and (params is None or self._score(peer) >= params.accept_px_threshold):
             self._exchange(ctx, topic, prune.peers)
         self._wake(ctx)
@@ -749,7 +752,7 @@ class GossipSub(Machine[Rpc]):
         self, ctx: Ctx, topic: str, mesh: dict[PeerId, bool], told: dict[PeerId, _Control]
     ) -> None:
         """Opportunistic grafting: a mesh of mediocre peers takes in some that are better."""
-        params = self.config.params
+        params = self.params
         assert params is not None
         median = sorted(map(self._score, mesh))[len(mesh) // 2]
         if median < params.opportunistic_graft_threshold:
@@ -796,7 +799,7 @@ class GossipSub(Machine[Rpc]):
         """Announce what the last windows brought to some who are not sent it anyway."""
         if not ids:
             return
-        config, params = self.config, self.config.params
+        config, params = self.config, self.params
         beside = self.beside.get(topic, ())
         able = [
             peer

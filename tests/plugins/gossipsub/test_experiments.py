@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from grove_gossipsub.events import ValidationRequested
 from grove_gossipsub.machine import GossipSub
 from grove_gossipsub.messages import Graft, Publication, Rpc
 from grove_gossipsub.presets import FILECOIN, eth2_2022
 from grove_gossipsub.scoring import Params
 
-from grove_core.machine import PeerId
+from grove_core.drive.virtual import VirtualNode, uniform
+from grove_core.machine import Event, PeerId
 from grove_core.specs import Part
 from grove_core.testing import assert_deterministic, part, peer
 from tests.plugins.gossipsub.scene import Scene, carrying, said
@@ -119,6 +121,63 @@ def test_a_message_is_gossiped_to_58_percent_of_the_peers_outside_the_mesh(
         shares.append(len(told.get(mid, ())) / len(outside))
     record_property("measured", f"{100 * fmean(shares):.1f} %")
     assert abs(fmean(shares) - 0.578) <= 0.02
+
+
+@pytest.mark.claim("gossip.28-hop-bound")
+def test_a_message_is_everywhere_within_five_hops(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Links of 25 ms each, so that a delivery's time counts its hops. n = 1,000 at full size."""
+    field = Field(N, 20, delay=0.025, flood_publish=False, **D8)
+    longest = 0.0
+    for number in range(5):
+        start = field.world.now
+        mid = field.publish(number * 11, b"%d" % number, 0.5)  # before any gossip is answered
+        assert len(field.delivered[mid]) == N
+        longest = max(longest, max(field.delivered[mid].values()) - start)
+    record_property("measured", f"{longest / 0.025:.0f} hops at n = {N}")
+    assert round(longest / 0.025) <= 5
+
+
+@pytest.mark.claim("gossip.29-idontwant-needs-delay")
+def test_idontwant_saves_nothing_where_validation_is_instant_and_a_third_at_50_ms(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A negative control: with bandwidth unbounded, copies are spared only while others validate."""
+    found = []
+    for delay in (0.0, 0.01, 0.05):
+        copies = {spared: _copies(delay, spared) for spared in (False, True)}
+        found.append(100 * (1 - copies[True] / copies[False]))
+    record_property("measured", " / ".join(f"{saved:.1f} %" for saved in found))
+    assert all(abs(saved - wanted) <= 3 for saved, wanted in zip(found, (0, 7, 34), strict=True)), found
+
+
+def _copies(validation: float, spared: bool) -> float:
+    """Copies beyond the first per node, links U(40, 130) ms, with a validation that takes so long."""
+    arrivals: Counter[bytes] = Counter()
+    bare = {"flood_publish": False, "degree_lazy": 0, "gossip_factor": 0.0, "idontwant": spared}
+    gossipsub = counting(arrivals, part("gossipsub", **D8, **bare))
+    field = Field(N, 20, delay=uniform(0.04, 0.13, 1), gossipsub=gossipsub)
+    if validation:
+        for node in field.nodes:
+            node.broadcast.call(lambda machine, ctx: machine.ask_application(ctx, TOPIC))
+        field.world.sinks.append(_validate_after(validation))
+    for number in range(5):
+        mid = field.publish(number * 7, b"%d" % number * 2000, 3.0)
+        assert len(field.delivered[mid]) == N
+    return sum(arrivals.values()) / (5 * N) - 1
+
+
+def _validate_after(seconds: float) -> Callable[[VirtualNode, Event], None]:
+    def sink(node: VirtualNode, event: Event) -> None:
+        if isinstance(event, ValidationRequested):
+            say = node.broadcast.call
+            node.world.at(
+                node.world.now + seconds,
+                lambda: say(lambda machine, ctx: machine.validated(ctx, event.id, "accept")),
+            )
+
+    return sink
 
 
 @pytest.mark.claim("gossip.34-silent-sybil")
