@@ -52,7 +52,9 @@ async def handshakes(address: str, target: tuple[str, int]) -> str:
 
     from grove_core.identity import Identity
 
-    engines = AioquicEngines(Config(), *make_certificate(Identity.from_seed(bytes(32)), time.time()))
+    engines = AioquicEngines(
+        Config(), *make_certificate(Identity.from_seed(bytes(32)), time.time()), streams=256
+    )
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(50)]
     for number in range(5_000):
         flight = engines.dial(target, 0.0).poll_out(0.0)[0][0]

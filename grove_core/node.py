@@ -46,7 +46,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dial_burst: Annotated[int, Meta(ge=1)] = 16  # dials at once before the rate binds
     dial_timeout: Seconds = 15.0  # s, one address
     idle: Seconds = 60.0  # s until a connection that nobody holds is closed
-    streams_per_connection: Annotated[int, Meta(ge=8, le=4096)] = 256  # inbound, open at once
+    streams_per_connection: Annotated[int, Meta(ge=8, le=4096)] = 256  # of a remote, at once
     peers_known: Annotated[int, Meta(ge=16)] = 4096  # address book entries
     denied: tuple[str, ...] = ()  # peer ids, addresses or CIDR ranges never talked to
 

@@ -176,6 +176,14 @@ class Upcalls(Protocol):
         """Protocols served to remotes, by id. Live: may change while connections are open."""
         ...
 
+    @property
+    def max_streams(self) -> int:
+        """Streams a remote may have open on one connection (`limits.streams_per_connection`).
+
+        The transport holds it, in its muxer's own way: by credit (QUIC), or by resets (yamux).
+        """
+        ...
+
     def admit(self, remote: Multiaddr) -> int:
         """0 to go on with an inbound connection, else the code to refuse it with.
 

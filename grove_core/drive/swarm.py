@@ -105,6 +105,10 @@ class Swarm:
     def handlers(self) -> Mapping[str, StreamHandler]:
         return self._handlers
 
+    @property
+    def max_streams(self) -> int:
+        return self.limits.streams_per_connection
+
     def admit(self, remote: Multiaddr) -> int:
         if self._is_closed:
             return GATED
@@ -203,16 +207,7 @@ class Swarm:
         """Accept streams of a protocol; with `announced`, only after their peer was announced."""
         if protocol in self._handlers:
             raise LocalProtocolError(f"{protocol} is served already")
-        patient = self._patient(handler) if announced else handler
-
-        def accept(stream: Stream) -> None:
-            if stream.connection.stream_count > self.limits.streams_per_connection:
-                self.counters["refused.streams"] += 1
-                stream.reset(STREAM_LIMIT)
-            else:
-                patient(stream)
-
-        self._handlers[protocol] = accept
+        self._handlers[protocol] = self._patient(handler) if announced else handler
 
     def unserve(self, protocol: str) -> None:
         self._handlers.pop(protocol, None)

@@ -39,10 +39,9 @@ _STREAM_LIMIT = 0x1002  # libp2p's stream codes: resource limit exceeded
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """streams: inbound streams open at once per connection; more are reset."""
+    """Where to listen: /memory/NUMBER; 0: any free one."""
 
     listen: tuple[str, ...] = ("/memory/0",)
-    streams: int = 256
 
 
 class MemoryNetwork:
@@ -376,7 +375,7 @@ class MemoryStream:
             )
             return
         if sum(1 for stream in connection.streams if stream.agreed is None) >= (
-            connection.transport_object.config.streams
+            connection.transport_object.upcalls.max_streams
         ):
             self._over = True
             self.post(self.far.lose, StreamReset(_STREAM_LIMIT))

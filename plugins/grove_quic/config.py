@@ -29,7 +29,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     stream_window: Window = 1 << 19  # bytes a peer may send on a stream ahead of its reader
     connection_window: Window = 3 << 19  # bytes, all streams of a connection together: bounds its memory
-    streams: Annotated[int, Meta(ge=1, le=4096)] = 256  # open at once, opened by the peer (go, rust, js)
     datagram: Size = 1452  # bytes of UDP payload tried on a network path; 1200 always works (RFC 8899)
     datagram_loopback: Size = 16_000  # bytes tried when the peer is on this machine (MTU 65,536)
     burst: Annotated[int, Meta(ge=4800, le=1 << 22)] = (

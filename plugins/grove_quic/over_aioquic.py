@@ -140,17 +140,21 @@ class AioquicEngine(QuicConnection):
         configuration: QuicConfiguration,
         *,
         datagram: int,
+        streams: int,
         original: bytes | None = None,
         retried: bytes | None = None,
     ) -> None:
-        """original, retried: a server's connection ids, as its client chose and as Retry changed it."""
+        """streams: that the peer may have open.
+
+        original, retried: a server's connection ids, as its client chose and as Retry changed it.
+        """
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original,
             retry_source_connection_id=retried,
         )
         self._logger = self._loss._logger = _Silence()  # type: ignore[assignment]
-        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = config.streams
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = streams
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = UNI_STREAMS
         self._local_active_connection_id_limit = SPARE_IDS
         self._loss._pacer = self.pacer = Pacer(self._max_datagram_size, config.burst)  # type: ignore[assignment]
@@ -680,9 +684,13 @@ class AioquicEngine(QuicConnection):
 class AioquicEngines:
     """Implements `engine.Engines` for one node: its certificate, its retry key."""
 
-    def __init__(self, config: Config, certificate: Any, key: Any) -> None:
-        """certificate, key: `cryptography` objects as `grove_libp2p.certificate` makes them."""
+    def __init__(self, config: Config, certificate: Any, key: Any, *, streams: int) -> None:
+        """certificate, key: `cryptography` objects as `grove_libp2p.certificate` makes them.
+
+        streams: that a peer may have open on one connection.
+        """
         self._config = config
+        self._streams = streams
         self._retry = QuicRetryTokenHandler()
         self._client, self._server = (
             QuicConfiguration(
@@ -703,7 +711,9 @@ class AioquicEngines:
         )
 
     def dial(self, address: Address, now: float, *, local: bool = False) -> Engine:
-        engine = AioquicEngine(self._config, self._client, datagram=self._datagram(local))
+        engine = AioquicEngine(
+            self._config, self._client, datagram=self._datagram(local), streams=self._streams
+        )
         engine.connect(address, now)
         return engine
 
@@ -720,7 +730,12 @@ class AioquicEngines:
                 return None
             retried = initial.destination
         return AioquicEngine(
-            self._config, self._server, datagram=self._datagram(local), original=original, retried=retried
+            self._config,
+            self._server,
+            datagram=self._datagram(local),
+            streams=self._streams,
+            original=original,
+            retried=retried,
         )
 
     def retry(self, initial: Initial, address: Address, now: float) -> bytes:

@@ -17,7 +17,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001")  # multiaddrs; port 0: any
     connect_timeout: Seconds = 15.0  # s, from dial to a proven peer
     upgrade_timeout: Seconds = 10.0  # s, for a remote that connected to us to prove itself
-    max_inbound_streams: Annotated[int, Meta(ge=8, le=4096)] = 256  # per connection, at once
     max_window: Bytes = 4 * 1024 * 1024  # bytes one stream may have unread; starts at 256 KiB
     growth: Annotated[int, Meta(ge=0, le=1 << 30)] = (
         16 * 1024 * 1024

@@ -363,7 +363,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         config = self._driver.config
         self.yamux = yamux.Yamux(
             client=not self.inbound,
-            max_inbound=config.max_inbound_streams,
+            max_inbound=self._driver.upcalls.max_streams,
             max_window=config.max_window,
             growth=config.growth,
         )

@@ -82,6 +82,8 @@ class Rogue:
     def handlers(self) -> Mapping[str, StreamHandler]:
         return self._handlers
 
+    max_streams = 256
+
     def admit(self, remote: Multiaddr) -> int:
         return 0
 

@@ -17,6 +17,7 @@ class FakeUpcalls:
 
     def __init__(self, seed: int = 0, *, gate: Callable[[Multiaddr], int] | None = None) -> None:
         self.identity = Identity.from_seed(bytes([seed]) * 32)
+        self.max_streams = 256
         self.handlers: dict[str, StreamHandler] = {}
         self.gate = gate
         self.admitted: list[Multiaddr] = []

@@ -45,6 +45,7 @@ class Door:
         self.lost: list[tuple[Connection, str]] = []
         self.admitted = 0
         self.given_up = 0
+        self.max_streams = 128
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     def admit(self, remote: Multiaddr) -> int:
@@ -300,6 +301,31 @@ class TransportConformance:
             for start in range(0, 300, 100):
                 await asyncio.gather(*(one(number) for number in range(start, start + 100)))
             await until(lambda: connection.stream_count == 0)
+
+        self.run(scene)
+
+    def test_a_remote_has_no_more_streams_open_than_the_node_allows(self) -> None:
+        async def scene(
+            here: Door, dialler: Transport, there: Door, listener: Transport, address: Multiaddr
+        ) -> None:
+            connection = await dialler.dial(address, there.identity.peer)
+            echo = await connection.open_stream([ECHO])
+            held = [await connection.open_stream([SINK]) for _ in range(there.max_streams - 1)]
+            for stream in held:
+                stream.write(b"x")
+            await until(lambda: len(there.held_streams) == len(held))
+
+            async def one_more() -> None:  # it waits, or it is reset
+                stream = await connection.open_stream([SINK])
+                stream.write(b"x")
+
+            beyond = asyncio.ensure_future(one_more())
+            for _ in range(10):
+                echo.write(b"still here")
+                assert await echo.read_exactly(10) == b"still here"
+            assert len(there.held_streams) == len(held)
+            beyond.cancel()
+            await asyncio.gather(beyond, return_exceptions=True)
 
         self.run(scene)
 

@@ -39,7 +39,9 @@ class QuicTransport:
     def __init__(self, config: Config, upcalls: Upcalls) -> None:
         self._config = config
         self._upcalls = upcalls
-        self._engines = AioquicEngines(config, *make_certificate(upcalls.identity, time.time()))
+        self._engines = AioquicEngines(
+            config, *make_certificate(upcalls.identity, time.time()), streams=upcalls.max_streams
+        )
         self._door = Door(config)
         self._endpoints: list[Endpoint] = []
         self._is_closed = False

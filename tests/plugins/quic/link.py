@@ -34,6 +34,7 @@ class Link:
         latency: float = 0.01,
         passes: Callable[[bytes, float, bool], bool] = lambda data, at, upstream: True,
         local: bool = False,
+        streams: int = 256,
         handshaken: bool = True,
         reads: bool = True,
     ) -> None:
@@ -46,7 +47,11 @@ class Link:
         self.client_at = CLIENT  # change it, and the client has moved
         self.sizes: list[int] = []  # of every datagram that got through
         self.engines = tuple(
-            AioquicEngines(config, *make_certificate(Identity.from_seed(bytes([n]) * 32), 1_700_000_000))
+            AioquicEngines(
+                config,
+                *make_certificate(Identity.from_seed(bytes([n]) * 32), 1_700_000_000),
+                streams=streams,
+            )
             for n in (1, 2)
         )
         self.heap: list[tuple[float, int, bool, bytes]] = []

@@ -207,7 +207,7 @@ def test_a_peer_that_opens_streams_without_end_is_held_at_the_limit() -> None:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    play(scene, Config(streams=32))
+    play(scene, streams=32)
 
 
 @pytest.mark.claim("quic.hostile-peers-cost-a-bound")

@@ -36,8 +36,9 @@ ECHO = "/echo/1.0.0"
 class Pair:
     """Two nodes; `there` listens at `address` and echoes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, streams: int = 256) -> None:
         self.here, self.there = FakeUpcalls(1), FakeUpcalls(2)
+        self.here.max_streams = self.there.max_streams = streams
         self.here.serve_echo()
         self.there.serve_echo()
         self.dialler = QuicTransport(config, self.here)
@@ -51,9 +52,11 @@ class Pair:
 
 
 @asynccontextmanager
-async def two_nodes(config: Config | None = None, listen: Multiaddr = LOOPBACK) -> AsyncIterator[Pair]:
+async def two_nodes(
+    config: Config | None = None, listen: Multiaddr = LOOPBACK, *, streams: int = 256
+) -> AsyncIterator[Pair]:
     async with asyncio.timeout(30):
-        pair = Pair(config or Config(handshake_timeout=2.0))
+        pair = Pair(config or Config(handshake_timeout=2.0), streams)
         (pair.address,) = await pair.listener.listen(listen)
         try:
             yield pair
@@ -77,9 +80,11 @@ async def collector(
     return arrived.get
 
 
-def play(scene: Callable[[Pair], Awaitable[None]], config: Config | None = None) -> None:
+def play(
+    scene: Callable[[Pair], Awaitable[None]], config: Config | None = None, *, streams: int = 256
+) -> None:
     async def main() -> None:
-        async with two_nodes(config) as pair:
+        async with two_nodes(config, streams=streams) as pair:
             await scene(pair)
 
     asyncio.run(main())
@@ -317,7 +322,7 @@ def test_streams_beyond_the_peers_limit_wait_for_their_turn() -> None:
         stream.write(b"y")
         assert await stream.read_exactly(1) == b"y"
 
-    play(scene, Config(streams=8))
+    play(scene, streams=8)
 
 
 def test_waiting_for_a_stream_ends_with_the_connection() -> None:
@@ -333,7 +338,7 @@ def test_waiting_for_a_stream_ends_with_the_connection() -> None:
         with pytest.raises(StreamClosed):
             await third
 
-    play(scene, Config(streams=2))
+    play(scene, streams=2)
 
 
 def test_a_reset_carries_its_code_in_both_directions() -> None:

@@ -45,8 +45,9 @@ MIB = 1 << 20
 class Node(FakeUpcalls):
     """A transport and the node it works for."""
 
-    def __init__(self, seed: int, config: Config, **options: Any) -> None:
-        super().__init__(seed, **options)
+    def __init__(self, seed: int, config: Config, streams: int = 256) -> None:
+        super().__init__(seed)
+        self.max_streams = streams
         self.transport = TcpTransport(config, self)
         self.serve_echo()
 
@@ -59,9 +60,9 @@ class Node(FakeUpcalls):
 
 
 @asynccontextmanager
-async def nodes(count: int = 2, **config: Any) -> AsyncIterator[list[Node]]:
+async def nodes(count: int = 2, *, streams: int = 256, **config: Any) -> AsyncIterator[list[Node]]:
     """Nodes that listen, closed in the end."""
-    made = [Node(seed, Config(**config)) for seed in range(1, count + 1)]
+    made = [Node(seed, Config(**config), streams) for seed in range(1, count + 1)]
     try:
         for node in made:
             await node.listen()
@@ -354,7 +355,7 @@ def test_bulk_both_ways_at_once() -> None:
 
 def test_a_thousand_streams_wait_for_their_turn_beyond_256_unacknowledged() -> None:
     async def main() -> None:
-        async with nodes(2, max_inbound_streams=2000) as (alice, bob):
+        async with nodes(2, streams=2000) as (alice, bob):
             connection = await alice.dial(bob)
             results = await asyncio.gather(*(echoes(connection, b"%d" % i) for i in range(1000)))
             assert all(results)
@@ -682,7 +683,7 @@ def test_pings_without_end_from_a_remote_that_does_not_read_cost_its_connection(
 @pytest.mark.claim("tcp.hostile-remotes-bounded")
 def test_a_remote_that_overruns_its_credit_is_cut_off_and_what_is_unread_is_bounded() -> None:
     async def main() -> None:
-        async with served(8 * MIB, max_inbound_streams=8) as node:
+        async with served(8 * MIB, streams=8) as node:
             kept = node.keep("/nobody-reads")
             async with Rogue.to(node) as rogue:
                 ids = range(1, 17, 2)
