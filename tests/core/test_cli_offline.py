@@ -93,7 +93,7 @@ def test_help_all_asks_the_plugins_and_survives_a_broken_one(shelf: Shelf, capsy
     stutter = "\n@hookimpl\ndef grove_commands():\n    raise ValueError('um')\n"
     shelf.install("shy", shy=shelf.protocol("shy") + stutter)
     text = said(capsys, "--help-all")
-    assert "sing  Sing a song." in text
+    assert " ".join(["sing", "Sing a song."]) in " ".join(text.split())
     assert "mute" in text
     assert said(capsys, "sing", "--loud", code=4) == "LA\n"
     assert "Sing a song." in said(capsys, "sing", "--help")
