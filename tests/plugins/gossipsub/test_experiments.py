@@ -56,7 +56,7 @@ def test_meshes_settle_within_their_bounds_and_are_symmetric(
 ) -> None:
     found = []
     for seed in range(1, 6 if FULL else 3):
-        field = Field(N, 10, seed=seed, **config)
+        field = Field(N, 20, seed=seed, **config)
         degrees = field.degrees()
         assert config["degree_low"] <= min(degrees), f"seed {seed}"
         assert max(degrees) <= config["degree_high"] - 1, f"seed {seed}"
@@ -79,7 +79,7 @@ def test_copies_beyond_the_first_are_the_mean_degree_less_two(
     """Each node sends to its mesh but for one link, the author to all: n (d - 1) + 1 copies in all."""
     arrivals: Counter[bytes] = Counter()
     bare = {"idontwant": False, "flood_publish": False, "degree_lazy": 0, "gossip_factor": 0.0}
-    field = Field(N, 10, gossipsub=counting(arrivals, part("gossipsub", **config, **bare)))
+    field = Field(N, 20, gossipsub=counting(arrivals, part("gossipsub", **config, **bare)))
     field.world.run_for(120)  # backoffs are over and nothing is mended any more
     for number in range(5):
         mid = field.publish(number * 7, b"%d" % number)
