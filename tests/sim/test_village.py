@@ -1,141 +1,24 @@
-"""A village as the papers measured it: HyParView and Plumtree in virtual time, 1,000 nodes.
+"""HyParView and Plumtree as the papers measured them, with 1,000 nodes in virtual time.
 
 Numbers and tolerances are the papers' where a claim says so; `make claims` (GROVE_FULL=1) repeats
-them with 10,000 nodes and more seeds. A HyParView cycle is 60 s, its default; links take 10 to 50 ms
-each way; nodes join through the first one, 0.4 s apart, so that one walk ends before the next begins
-(as in the papers; when walks overlap, newcomers find each other and cluster). A failing test names
-its seed; `Paper(seed=…)` builds the same village again.
+them with 10,000 nodes and more seeds. A failing test names its seed; `Paper(seed=…)` builds the same
+village again (tests/sim/paper.py).
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from random import Random
 from statistics import mean
 from typing import Any
 
-import msgspec
 import pytest
 
-from grove_core.drive.virtual import VirtualNode, uniform
-from grove_core.events import Delivered
-from grove_core.machine import Event
-from grove_core.specs import Part
-from grove_core.testing import Village, assert_deterministic, part
+from grove_core.drive.virtual import uniform
+from grove_core.testing import assert_deterministic, part
 from tests.sim.eager import EAGER
-
-FULL = bool(os.environ.get("GROVE_FULL"))
-NODES = 10_000 if FULL else 1_000
-CYCLE = 60.0
-STABLE = 50 if FULL else 30  # cycles before the overlay is looked at; the paper's 50
-SETTLED = 10 if FULL else 4  # cycles before an experiment that needs no perfect overlay
-
-Measured = Callable[[str, object], None]
-
-
-class Paper:
-    """A village, with what the papers measure of each broadcast."""
-
-    def __init__(
-        self,
-        *broadcast: Part,
-        nodes: int = NODES,
-        seed: int = 1,
-        cycles: int = SETTLED,
-        delay: Any = None,
-        membership: dict[str, Any] | None = None,
-        **world: Any,
-    ) -> None:
-        self.sent: Counter[str] = Counter()
-        """Broadcast messages that arrived, by type, since the last publish."""
-        parts = [part("hyparview", **({"shuffle_interval": CYCLE} | (membership or {})))]
-        parts += [self._counted(one) for one in broadcast]
-        self.rng = Random(seed)
-        self.seed = seed
-        self.village = Village(
-            parts, nodes, seed=seed, spacing=0.4, delay=delay or uniform(0.01, 0.05, seed), **world
-        )
-        self.hops: dict[bytes, int] = {}
-        self.village.world.sinks.append(self._hop)
-        self.village.grow(cycles * CYCLE)
-
-    def _counted(self, part: Part) -> Part:
-        sent = self.sent
-
-        def build(config: Any) -> Any:
-            machine = part.spec.build(config)
-            plain = type(machine)
-
-            def on_message(self: Any, ctx: Any, peer: Any, msg: Any) -> None:
-                sent[type(msg).__name__] += 1
-                plain.message_handlers[type(msg)](self, ctx, peer, msg)
-
-            kind = kinds.get(plain)
-            if kind is None:
-                kind = kinds[plain] = type(plain.__name__, (plain,), {"on_message": on_message})
-            machine.__class__ = kind
-            return machine
-
-        kinds: dict[type, type] = {}
-        return Part(msgspec.structs.replace(part.spec, build=build), part.config)
-
-    def _hop(self, node: VirtualNode, event: Event) -> None:
-        if type(event) is Delivered:
-            self.hops[event.id] = max(self.hops.get(event.id, 0), event.hops)
-
-    @property
-    def alive(self) -> list[VirtualNode]:
-        return self.village.alive
-
-    def someone(self) -> VirtualNode:
-        return self.rng.choice(self.alive)
-
-    def publish(self, sender: VirtualNode | None = None, wait: float = 5.0) -> bytes:
-        """One broadcast, given so many seconds."""
-        self.sent.clear()
-        message = self.village.publish(sender or self.someone())
-        self.village.run_for(wait)
-        return message
-
-    def rmr(self, message: bytes, kind: str = "Gossip") -> float:
-        """Relative message redundancy of the last broadcast: payloads / (receivers - 1) - 1."""
-        received = sum(1 for node in self.alive if node.index in self.village.delivered[message])
-        return self.sent[kind] / (received - 1) - 1
-
-    def crash(self, share: float, **how: Any) -> None:
-        """That share of the living ends at once."""
-        living = self.alive
-        for node in self.rng.sample(living, round(share * len(living))):
-            self.village.world.crash(node, **how)
-
-    def degrees(self) -> list[int]:
-        return [len(node.membership.neighbors()) for node in self.alive]
-
-    def asymmetric(self) -> int:
-        """Links of which one end does not know, now and still a second later: none is in the making."""
-        before = self._one_sided()
-        self.village.run_for(1.0)
-        return len(before & self._one_sided())
-
-    def _one_sided(self) -> set[tuple[int, int]]:
-        nodes = self.village.world.nodes
-        return {
-            (node.index, nodes[other].index)
-            for node in self.alive
-            for other in node.membership.neighbors()
-            if not nodes[other].alive or node.peer not in nodes[other].membership.neighbors()
-        }
-
-    def freeze(self, *, repair: bool) -> None:
-        """After one more cycle there are no others, and repair only if asked for."""
-        for node in self.alive:
-            machine = node.membership.machine
-            machine.config = msgspec.structs.replace(
-                machine.config, repair=repair, shuffle_interval=86_400.0
-            )
-        self.village.run_for(CYCLE)
+from tests.sim.graphs import average_path, clustering, component_shares, random_regular, reached_from
+from tests.sim.paper import CYCLE, FULL, NODES, STABLE, Measured, Paper
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +54,15 @@ def test_paths_are_as_short_as_in_a_random_5_regular_graph(
     stable: Paper, record_property: Measured
 ) -> None:
     overlay = {n.peer: list(n.membership.neighbors()) for n in stable.alive}
-    ours = _average_path(overlay, Random(1))
-    ideal = _average_path(_random_regular(NODES, 5, Random(1)), Random(1))
-    clustering = _clustering(overlay)
-    record_property("measured", f"path {ours:.3f}, random graph {ideal:.3f}; clustering {clustering:.5f}")
+    ours = average_path(overlay, Random(1))
+    ideal = average_path(random_regular(NODES, 5, Random(1)), Random(1))
+    clustered = clustering(overlay)
+    record_property("measured", f"path {ours:.3f}, random graph {ideal:.3f}; clustering {clustered:.5f}")
     assert ours == pytest.approx(ideal, rel=0.01)
-    assert clustering <= 3 * 5 / NODES  # a random graph has about 3 / n
+    assert clustered <= 3 * 5 / NODES  # a random graph has about 3 / n
     if FULL:
         assert ours == pytest.approx(6.38, abs=0.05)  # paper, table 1
-        assert 0.0001 <= clustering <= 0.0016  # paper 0.00092; lower with refill = "now"
+        assert 0.0001 <= clustered <= 0.0016  # paper 0.00092; lower with refill = "now"
 
 
 # Plumtree on a stable overlay
@@ -311,7 +194,7 @@ def test_with_repair_off_a_message_reaches_what_percolation_theory_says(
     shares = []
     for _ in range(60):
         crashed = set(paper.rng.sample(list(overlay), round(failed * NODES)))
-        shares += _shares(overlay, crashed)
+        shares += component_shares(overlay, crashed)
     record_property(
         "measured", f"{100 * mean(shares):.1f} %, theory {100 * theory:.1f} % at {failed:.0%}"
     )
@@ -323,7 +206,9 @@ def test_with_repair_off_a_message_reaches_what_percolation_theory_says(
     for _ in range(40):
         sender = paper.someone()
         reached = paper.village.delivered[paper.publish(sender, wait=1.5)]
-        assert {paper.village.nodes[i].peer for i in reached} == _component(overlay, living, sender.peer)
+        assert {paper.village.nodes[i].peer for i in reached} == reached_from(
+            overlay, living, sender.peer
+        )
         reliabilities.append(len(reached) / len(living))
     assert mean(reliabilities) <= 0.95, "repair would have brought it to 1"
 
@@ -464,68 +349,3 @@ def history() -> str:
 @pytest.mark.claim("village.deterministic")
 def test_one_seed_is_one_history_whatever_the_hash_seed(pytestconfig: pytest.Config) -> None:
     assert_deterministic("tests.sim.test_village:history", cwd=pytestconfig.rootpath)
-
-
-# Graphs
-
-
-def _average_path(graph: dict[Any, list[Any]], rng: Random) -> float:
-    """Mean distance from 100 nodes to all others. Every node must be reached."""
-    total = 0
-    sources = rng.sample(list(graph), 100)
-    for source in sources:
-        distance = {source: 0}
-        waiting = deque([source])
-        while waiting:
-            node = waiting.popleft()
-            for other in graph[node]:
-                if other not in distance:
-                    distance[other] = distance[node] + 1
-                    waiting.append(other)
-        assert len(distance) == len(graph), "the overlay has fallen apart"
-        total += sum(distance.values())
-    return total / (len(sources) * (len(graph) - 1))
-
-
-def _component(graph: dict[Any, list[Any]], living: set[Any], start: Any) -> set[Any]:
-    """Whom a flood from start reaches if only the living pass it on."""
-    reached, waiting = {start}, [start]
-    while waiting:
-        for other in graph[waiting.pop()]:
-            if other in living and other not in reached:
-                reached.add(other)
-                waiting.append(other)
-    return reached
-
-
-def _shares(graph: dict[Any, list[Any]], crashed: set[Any]) -> list[float]:
-    """The share of the living in the component of each living node."""
-    left = living = set(graph) - crashed
-    shares: list[float] = []
-    while left:
-        component = _component(graph, living, next(iter(left)))
-        left = left - component
-        shares += [len(component) / len(living)] * len(component)
-    return shares
-
-
-def _clustering(graph: dict[Any, list[Any]]) -> float:
-    """Mean share of a node's pairs of neighbours that are neighbours of each other."""
-    shares = []
-    for around in graph.values():
-        pairs = len(around) * (len(around) - 1) / 2
-        linked = sum(b in graph[a] for i, a in enumerate(around) for b in around[i + 1 :])
-        shares.append(linked / pairs if pairs else 0.0)
-    return mean(shares)
-
-
-def _random_regular(nodes: int, degree: int, rng: Random) -> dict[Any, list[Any]]:
-    """A random regular graph: the configuration model, without its few loops and double edges."""
-    stubs = [node for node in range(nodes) for _ in range(degree)]
-    rng.shuffle(stubs)
-    graph: dict[Any, list[Any]] = {node: [] for node in range(nodes)}
-    for a, b in zip(stubs[::2], stubs[1::2], strict=True):
-        if a != b and b not in graph[a]:
-            graph[a].append(b)
-            graph[b].append(a)
-    return graph
