@@ -1,7 +1,8 @@
 """The lab: the same protocol objects in a world of virtual time, measured, broken and compared.
 
 Scenarios, faults, workloads, checkers, metrics and pictures over `grove_core.drive.virtual`, and
-the verbs ``grove sim run``, ``grove sim shrink`` and ``grove replay``.
+the verbs ``grove sim run``, ``grove sim shrink``, ``grove replay``, ``grove compare`` and
+``grove reproduce``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ GROVE_API = 1
 
 @hookimpl
 def grove_commands() -> Sequence[click.Command]:
+    from grove_lab.compare.verbs import compare, reproduce
     from grove_lab.verbs import replay, sim
 
-    return (sim, replay)
+    return (sim, replay, compare, reproduce)

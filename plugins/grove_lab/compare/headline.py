@@ -20,7 +20,7 @@ PRICES = {
 """Metrics that a headline tells beside the primary, most telling first, as it calls them."""
 
 HONESTY = (
-    f"A simulated world: {LIMITS}. Ratios between protocols carry over better than absolute figures; "
+    f"This world is simulated; {LIMITS}. Ratios between protocols carry over better than absolute figures; "
     "check what you will rely on with --real, on loopback, or on machines of your own."
 )
 """Stands in a box of every report of virtual time."""

@@ -35,21 +35,21 @@ FAMILY: dict[str, str] = {
     "latency_p95_ms": "delivery p95 (ms)",
     "latency_p99_ms": "delivery p99 (ms)",
     "latency_last_ms": "last node (ms)",
-    "bytes_up_per_node_s": "upload per node (B/s)",
-    "bytes_up_busiest_node_s": "upload of busiest (B/s)",
-    "duplicates_per_delivery": "duplicates per delivery",
-    "messages_per_delivery": "messages per delivery",
+    "bytes_up_per_node_s": "upload/node (B/s)",
+    "bytes_up_busiest_node_s": "busiest upload (B/s)",
+    "duplicates_per_delivery": "duplicates/delivery",
+    "messages_per_delivery": "messages/delivery",
     "recovery_s": "recovery (s)",
     "commit_ratio": "commit ratio",
     "commit_p50_ms": "commit p50 (ms)",
     "commit_p99_ms": "commit p99 (ms)",
-    "commits_per_s": "commits per second",
-    "connectivity": "largest piece of overlay",
+    "commits_per_s": "commits/s",
+    "connectivity": "overlay in one piece",
     "degree_sd": "spread of degrees",
     "clustering": "clustering",
     "path_length": "path length (hops)",
     "overflowed": "messages dropped",
-    "cpu_ms_per_delivery": "CPU per delivery (ms)",
+    "cpu_ms_per_delivery": "CPU/delivery (ms)",
 }
 """Metrics that get a verdict, in the table's order, as people call them. All others are only listed."""
 
@@ -141,10 +141,13 @@ class Table(msgspec.Struct, kw_only=True):
         return next((row for row in (*self.rows, *self.beside) if row.metric == metric), None)
 
 
-def judge(study: Study, outcomes: Sequence[Outcome], *, primary: str, margin: float) -> list[Table]:
+def judge(
+    study: Study, outcomes: Sequence[Outcome], *, primary: str, margin: float, is_one_world: bool = True
+) -> list[Table]:
     """A table for each size and each side but the baseline, in the study's order.
 
-    margin: of ratios, as a fraction. Raises GroveError if the worlds of a pair were not the same.
+    margin: of ratios, as a fraction. is_one_world: the runs of a pair must have met the same
+    publications and faults; raises GroveError if they did not.
     """
     by_key = {(one.side, one.nodes, one.seed): one for one in outcomes}
     base = study.sides[0].label
@@ -158,7 +161,7 @@ def judge(study: Study, outcomes: Sequence[Outcome], *, primary: str, margin: fl
         control = list(zip(runs(base), runs(again), strict=True)) if again else None
         for side in study.sides[1:]:
             pairs = list(zip(runs(base), runs(side.label), strict=True))
-            if not side.shift:
+            if is_one_world and not side.shift:
                 _same_worlds(pairs)
             tables.append(compare(pairs, primary=primary, margin=margin, control=control))
     return tables
@@ -192,15 +195,15 @@ def compare(
         known = ", ".join(told) or "nothing"
         notes.append(f"the primary metric {primary} was not measured on every seed (measured: {known})")
     order = sorted(told, key=lambda name: (name != primary, _rank(name)))
-    rows, beside, identical, zero = [], [], [], []
+    rows: list[Row] = []
+    beside: list[Row] = []
+    identical: list[str] = []
+    zero: list[str] = []
     for metric in order:
         row = _row(metric, whole, control, metric == primary, margin)
-        if (
-            metric != primary
-            and all(x == y for _, x, y in row.values)
-            and any(x for _, x, _ in row.values)
-        ):
-            identical.append(metric)
+        is_same = all(x == y for _, x, y in row.values)
+        if metric != primary and is_same:
+            (identical if any(x for _, x, _ in row.values) else zero).append(row.label)
         elif metric == primary or metric in FAMILY:
             rows.append(row)
         else:

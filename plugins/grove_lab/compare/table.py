@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
@@ -27,11 +27,14 @@ STYLES = {
 }
 
 
-def shown(tables: Sequence[Table], title: str, honesty: str) -> RenderableType:
-    """Everything above the summary: the regime, the tables, the box."""
+def shown(tables: Sequence[Table], regimes: Sequence[str], honesty: str) -> RenderableType:
+    """The tables, each under its regime if there are several, and the box."""
     parts: list[RenderableType] = []
-    for table in tables:
-        parts += [Text(title.format(nodes=table.nodes), style="bold"), *_one(table), Text()]
+    for table, where in zip(tables, regimes, strict=True):
+        if len(tables) > 1:
+            a, b = short_names(table.a, table.b)
+            parts.append(Text(f"{a} vs {b}: {where}", style="dim"))
+        parts += [*_one(table), Text()]
     parts.append(Panel(Text(honesty, style="dim"), box=box.ROUNDED, border_style="dim", padding=(0, 1)))
     return Group(*parts)
 
@@ -43,22 +46,35 @@ def _one(table: Table) -> list[RenderableType]:
         parts.append(Text(f"left out: {side}, seed {seed}: {why}", style="red"))
     if len(table.failed) > 5:
         parts.append(Text(f"left out: {len(table.failed) - 5} more", style="red"))
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    grid.add_column("metric", no_wrap=True)
-    grid.add_column(Text(a), justify="right", no_wrap=True, max_width=16, overflow="ellipsis")
-    grid.add_column(Text(b), justify="right", no_wrap=True, max_width=16, overflow="ellipsis")
-    grid.add_column("ratio", justify="right", no_wrap=True)
-    grid.add_column("95 % interval", justify="right", no_wrap=True)
-    grid.add_column("wins", justify="right", no_wrap=True)
-    grid.add_column("verdict", min_width=20)
-    for row in table.rows:
-        style = STYLES.get(row.word, "dim")
-        name = Text(row.label, style="bold" if row.is_primary else "")
-        cells = cells_of(row)
-        grid.add_row(name, *map(Text, cells[:-1]), Text(cells[-1], style=style))
-    parts.append(grid)
+    parts.append(Fitted(table))
     parts += [Text(line, style="dim") for line in footnotes(table)]
     return parts
+
+
+class Fitted:
+    """The grid, as wide as the terminal allows: where it is narrow, wins stand in the report only."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        a, b = short_names(self.table.a, self.table.b)
+        is_narrow = options.max_width < 94
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+        grid.add_column("metric", no_wrap=True)
+        for name in (a, b):
+            heading = Text(name if len(name) <= 16 else f"{name[:15]}…")
+            grid.add_column(heading, justify="right", overflow="fold")
+        heads = ("ratio", "95 % interval") if is_narrow else ("ratio", "95 % interval", "wins")
+        for head in heads:
+            grid.add_column(head, justify="right", no_wrap=True)
+        grid.add_column("verdict", min_width=13)
+        for row in self.table.rows:
+            *cells, verdict = cells_of(row)
+            name = Text(row.label, style="bold" if row.is_primary else "")
+            shown = cells[:-1] if is_narrow else cells
+            grid.add_row(name, *map(Text, shown), Text(verdict, style=STYLES.get(row.word, "dim")))
+        yield grid
 
 
 def cells_of(row: Row) -> tuple[str, str, str, str, str, str]:
@@ -122,11 +138,3 @@ def change(row: Row, value: float) -> str:
     if abs(value) < 5e-5:
         return "0"
     return f"{value:+.4f}" if abs(value) < 1 else f"{value:+,.1f}"
-
-
-def text_of(tables: Sequence[Table], title: str, honesty: str, width: int = 110) -> str:
-    """The same as plain text, for pipes and report.md."""
-    console = Console(width=width, no_color=True, highlight=False, force_terminal=False)
-    with console.capture() as capture:
-        console.print(shown(tables, title, honesty))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip() + "\n"

@@ -1,0 +1,5 @@
+from typing import Any
+
+HONESTY = ""
+plan: Any = None
+executor: Any = None
