@@ -124,7 +124,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of data from which on a message is large. go 1024, js 512, rust 1000."""
 
     max_idontwant_messages: Annotated[int, Meta(ge=0, le=10_000)] = 10
-    """RPCs with IDONTWANT listened to from one peer between two heartbeats, for small ids. go 10."""
+    """RPCs with IDONTWANT listened to from one peer between two heartbeats. go 10."""
 
     max_idontwant_ids: Annotated[int, Meta(ge=0, le=100_000)] = 1000
     """Ids believed from one peer between two heartbeats. go 1000."""

@@ -409,7 +409,7 @@ class GossipSub(Machine[Rpc]):
         if self.promises:
             self.promises.kept(mid)
         if scores is not None:
-            scores.validating(mid)
+            scores.validating(mid, ctx.now)
         if self.config.idontwant and len(publication.data) >= self.config.idontwant_size:
             self._spare_copies(ctx, peer, topic, mid)
         if len(rpc.publish) != 1 or not _is_plain(rpc):
@@ -456,7 +456,9 @@ class GossipSub(Machine[Rpc]):
                     ctx.send(peer, rpc)
         for peer in self.beside.get(topic, ()):
             if peer not in (sender, author) and self._may_flood(peer):
-                ctx.send(peer, rpc)
+                unwanted = peers[peer].unwanted
+                if unwanted is None or mid not in unwanted:
+                    ctx.send(peer, rpc)
 
     def _spare_copies(self, ctx: Ctx, sender: PeerId, topic: str, mid: bytes) -> None:
         """IDONTWANT, before validation: the others' copies may be on their way already."""

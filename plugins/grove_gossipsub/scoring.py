@@ -30,6 +30,8 @@ from grove_core.machine import PeerId
 
 RETAINED: Final = 4096
 """Peers remembered after they left; the longest gone makes room."""
+RECORDED: Final = 120.0
+"""Seconds for which the copies of a message are accounted for; go's TimeCacheDuration."""
 RECORDS: Final = 65_536
 """Messages whose late copies may still count; the oldest makes room."""
 
@@ -172,11 +174,12 @@ class _Peer:
 
 
 class _Delivery:
-    """A message on its way through validation. validated_at: None before; verdict: "" before."""
+    """A message, first seen `at`. validated_at: None before it was accepted; verdict: "" before any."""
 
-    __slots__ = ("peers", "validated_at", "verdict")
+    __slots__ = ("at", "peers", "validated_at", "verdict")
 
-    def __init__(self) -> None:
+    def __init__(self, at: float) -> None:
+        self.at = at
         self.peers: dict[PeerId, None] = {}
         self.validated_at: float | None = None
         self.verdict = ""
@@ -287,9 +290,9 @@ class Scores:
 
     # Messages.
 
-    def validating(self, message_id: bytes) -> None:
+    def validating(self, message_id: bytes, now: float) -> None:
         """A message was seen first and is being validated."""
-        self._deliveries.setdefault(message_id, _Delivery())
+        self._deliveries.setdefault(message_id, _Delivery(now))
         if len(self._deliveries) > RECORDS:
             del self._deliveries[next(iter(self._deliveries))]
 
@@ -387,18 +390,17 @@ class Scores:
         while self._next_decay <= now + 1e-9:
             self._decay(self._next_decay)
             self._next_decay += interval
-        horizon = now - self._longest_window()
-        for message_id, delivery in tuple(self._deliveries.items()):
-            if delivery.verdict == "accept" and (delivery.validated_at or 0.0) < horizon:
-                del self._deliveries[message_id]
+        horizon = now - RECORDED
+        while self._deliveries:
+            oldest = next(iter(self._deliveries))
+            if self._deliveries[oldest].at > horizon:
+                break
+            del self._deliveries[oldest]
         while self._left:
             longest, left_at = next(iter(self._left.items()))
             if left_at + self.params.retain > now:
                 break
             del self._left[longest], self._peers[longest]
-
-    def _longest_window(self) -> float:
-        return max((p.mesh_window for p in self.params.topics.values()), default=0.0)
 
     def _decay(self, now: float) -> None:
         zero = self.params.decay_to_zero

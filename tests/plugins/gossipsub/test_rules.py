@@ -484,6 +484,44 @@ def test_a_heartbeat_announces_the_last_three_windows_to_peers_outside_the_mesh(
     assert all(rpcs == [announcement] for one in heard for rpcs in one.values())
 
 
+def go_id(p: Publication) -> bytes:
+    return p.author + p.seqno
+
+
+def js_id(p: Publication) -> bytes:
+    return p.author[2:] + p.seqno  # the key's protobuf, without the identity multihash's header
+
+
+def rust_id(p: Publication) -> bytes:
+    return peer_text(p.author).encode() + str(int.from_bytes(p.seqno, "big")).encode()
+
+
+@pytest.mark.claim("gossip.40-message-id-trap")
+@pytest.mark.parametrize(
+    ("ours", "theirs", "wanted"),
+    [
+        (go_id, js_id, 1),
+        (go_id, rust_id, 1),
+        (js_id, rust_id, 1),
+        (go_id, go_id, 0),
+        (content_id, content_id, 0),
+    ],
+)
+def test_peers_that_name_messages_differently_ask_for_what_they_have(
+    ours: Any, theirs: Any, wanted: int
+) -> None:
+    """And IDONTWANT spares nothing between them, and a scorer books a broken promise."""
+    scene = Scene(3, mesh=2, scores=BLAME)
+    scene.machine.id_of = ours
+    scene.hear(2, Rpc(idontwant=(IDontWant((theirs(said()),)),)))
+    scene.hear(1, carrying(said()))
+    assert len(scene.sent(2)) == wanted
+    scene.hear(3, Rpc(ihave=(IHave("t", (theirs(said()),)),)))
+    assert sum(len(rpc.iwant) for rpc in scene.sent(3)) == wanted
+    scene.beat(5)
+    assert (scene.behaviour(3) > 0) == bool(wanted)
+
+
 def test_gossip_goes_to_a_quarter_of_the_peers_if_that_is_more() -> None:
     scene = Scene(68, mesh=8)
     scene.hear(1, carrying(said()))

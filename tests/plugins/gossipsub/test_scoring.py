@@ -152,7 +152,7 @@ def test_the_first_to_bring_a_message_is_credited_and_copies_in_the_window_fill_
     for one in (A, B, peer(3), peer(4)):
         scores.add(one, "")
         scores.graft(one, "t", 0.0)
-    scores.validating(b"m")
+    scores.validating(b"m", 0.0)
     scores.duplicate(B, b"m", "t", 0.1)  # while it is being validated
     scores.delivered(A, b"m", "t", 1.0)
     scores.duplicate(peer(3), b"m", "t", 1.4)  # within the window of its validation
@@ -166,12 +166,12 @@ def test_everybody_who_brought_a_rejected_message_is_blamed_and_nobody_for_an_ig
     scores = Scores(JS)
     for one in (A, B, peer(3)):
         scores.add(one, "")
-    scores.validating(b"m")
+    scores.validating(b"m", 0.0)
     scores.duplicate(B, b"m", "t", 0.0)
     scores.refused(A, b"m", "t")
     scores.duplicate(peer(3), b"m", "t", 0.1)
     assert [scores.score(one) for one in (A, B, peer(3))] == [near(-0.5)] * 3
-    scores.validating(b"n")
+    scores.validating(b"n", 0.1)
     scores.ignored(b"n")
     scores.duplicate(B, b"n", "t", 0.2)
     assert scores.score(B) == near(-0.5)
