@@ -15,42 +15,58 @@ Entry = tuple[Any, ...]
 """(time: float seconds >= 0, seq: int, …); no two entries have the same seq."""
 
 
+class Buckets(dict[int, list[Entry]]):
+    """Entries by the number of their bucket, in order of arrival; `order` is a heap of the numbers."""
+
+    __slots__ = ("order",)
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+
+    def __missing__(self, index: int) -> list[Entry]:
+        bucket: list[Entry] = []
+        self[index] = bucket
+        heappush(self.order, index)
+        return bucket
+
+
 class Timeline:
     """A priority queue for entries that are rarely due long from now.
 
     width: seconds per bucket; any value gives the same order, a good one holds 10 to 1,000 entries.
     """
 
-    __slots__ = ("_buckets", "_index", "_order", "_scale", "current")
+    __slots__ = ("buckets", "current", "index", "scale")
 
     def __init__(self, width: float = 0.001) -> None:
-        self._scale = 1.0 / width
-        self._buckets: dict[int, list[Entry]] = {}
-        self._order: list[int] = []
-        self._index = -1
+        self.scale = 1.0 / width
+        self.buckets = Buckets()
+        """Those after the current one."""
+        self.index = -1
+        """Number of the bucket being worked off: an entry's is int(time * scale)."""
         self.current: list[Entry] = []
         """The earliest bucket, a heap. Replaced by `advance`; do not keep it."""
 
+    @property
+    def ends(self) -> float:
+        """No time in the current bucket reaches this (a rounding error more than its width)."""
+        return (self.index + 1) / self.scale + 1e-6
+
     def push(self, entry: Entry) -> None:
         """Add an entry; its time may be anything from now on."""
-        index = int(entry[0] * self._scale)
-        if index <= self._index:
-            heappush(self.current, entry)
-            return
-        bucket = self._buckets.get(index)
-        if bucket is None:
-            self._buckets[index] = [entry]
-            heappush(self._order, index)
+        index = int(entry[0] * self.scale)
+        if index > self.index:
+            self.buckets[index].append(entry)
         else:
-            bucket.append(entry)
+            heappush(self.current, entry)
 
     def advance(self) -> list[Entry]:
         """The bucket to work off now: `current` while it lasts, then the next; empty at the end."""
-        if not self.current and self._order:
-            self._index = heappop(self._order)
-            self.current = self._buckets.pop(self._index)
+        if not self.current and self.buckets.order:
+            self.index = heappop(self.buckets.order)
+            self.current = self.buckets.pop(self.index)
             heapify(self.current)
         return self.current
 
     def __len__(self) -> int:
-        return len(self.current) + sum(map(len, self._buckets.values()))
+        return len(self.current) + sum(map(len, self.buckets.values()))
