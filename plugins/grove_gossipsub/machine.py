@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, PeerFound
-from grove_core.machine import Context, Machine, PeerId, handles
+from grove_core.machine import CONNECT, Context, Machine, PeerId, Terms, handles
 from grove_gossipsub.backoff import Backoffs
 from grove_gossipsub.config import Config
 from grove_gossipsub.events import ValidationRequested, Verdict
@@ -74,6 +74,7 @@ EXTENSIONS_ABUSE: Final = 10.0
 """P7 for extensions that do not come in a peer's first RPC."""
 WOO: Final = 30.0
 """Seconds for which a peer we learnt of by peer exchange is held without being in a mesh."""
+NOT_CONNECTED: Final = Terms()
 NOTHING: Final[dict[int, None]] = {}
 
 
@@ -105,6 +106,8 @@ class GossipSub(Machine[Rpc]):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.peers: dict[PeerId, Neighbor] = {}
+        self.strays: dict[PeerId, None] = {}
+        """Of these, who spoke before they were announced; their end may not be announced either."""
         self.topic_peers: dict[str, dict[PeerId, None]] = {}
         """Who subscribes to what, as far as we are connected."""
         self.mesh: dict[str, dict[PeerId, bool]] = {}
@@ -273,6 +276,7 @@ class GossipSub(Machine[Rpc]):
         if neighbor is None or neighbor.is_up:
             return
         neighbor.is_up = True
+        self.strays.pop(peer, None)
         subscriptions = tuple(Subscription(True, topic) for topic in self.mesh)
         if subscriptions or neighbor.version >= 13:
             _send(ctx, peer, Rpc(subscriptions, extensions=neighbor.version >= 13))
@@ -280,6 +284,10 @@ class GossipSub(Machine[Rpc]):
 
     def on_peer_down(self, ctx: Ctx, peer: PeerId) -> None:
         self._forget(ctx, peer)
+
+    def on_failure(self, ctx: Ctx, key: Any, peer: PeerId, reason: str) -> None:
+        if key is CONNECT:
+            self.wooed.pop(peer, None)
 
     def _neighbor(self, ctx: Ctx, peer: PeerId) -> Neighbor | None:
         """A peer's entry, made if there is room; a peer may speak before it is announced."""
@@ -292,6 +300,8 @@ class GossipSub(Machine[Rpc]):
             if len(self.peers) >= self.config.peers:
                 return None
             neighbor = self.peers[peer] = Neighbor(version, terms.outbound)
+            self.strays[peer] = None
+            self._wake(ctx)
             if self.scores is not None and peer not in self.direct:
                 self.scores.add(peer, terms.host)
         elif neighbor.version != version:
@@ -309,6 +319,7 @@ class GossipSub(Machine[Rpc]):
         for topic in tuple(neighbor.topics):
             self._unsubscribed(ctx, peer, neighbor, topic)
         del self.peers[peer]
+        self.strays.pop(peer, None)
         self._counted.pop(peer, None)
         self.wooed.pop(peer, None)
         self.promises.forget(peer)
@@ -687,6 +698,9 @@ class GossipSub(Machine[Rpc]):
             for peer in self.direct:
                 if peer not in self.peers:
                     ctx.connect(peer)
+        for peer in tuple(self.strays):
+            if ctx.terms(peer) == NOT_CONNECTED:
+                self._forget(ctx, peer)
         self._end_wooing(ctx)
         told: dict[PeerId, _Control] = {}
         announced = self.mcache.announced() if self.mcache else {}
@@ -873,6 +887,7 @@ class GossipSub(Machine[Rpc]):
             or self.fanout
             or self.pending
             or self.wooed
+            or self.strays
             or self.promises
             or self._counted
             or self.backoff

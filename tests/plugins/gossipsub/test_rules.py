@@ -773,6 +773,17 @@ def test_a_peer_that_speaks_before_it_is_announced_is_heard() -> None:
     assert peer(1) in scene.machine.beside["t"]
 
 
+def test_a_peer_that_was_never_announced_is_forgotten_when_it_is_gone() -> None:
+    scene = Scene()
+    for number in (1, 2):
+        scene.ctx.agreed[peer(number)] = Terms("/meshsub/1.2.0")
+        scene.hear(number, Rpc((Subscription(True, "t"),)))
+    scene.machine.on_peer_up(scene.ctx, peer(2))
+    scene.ctx.agreed.clear()
+    scene.beat(2)
+    assert list(scene.machine.peers) == [peer(2)]  # whose end will be told
+
+
 def test_known_peers_are_bounded() -> None:
     scene = Scene()
     scene.machine.config = msgspec.structs.replace(scene.machine.config, peers=3)
