@@ -15,6 +15,9 @@ from grove_core.transport import Stream
 PING: Final = "/ipfs/ping/1.0.0"
 SIZE: Final = 32
 
+MOST: Final = 32 * SIZE
+"""Bytes answered in one turn of the loop."""
+
 
 async def echo(stream: Stream, idle: float) -> int:
     """Answer pings until the opener ends the stream; how many there were.
@@ -27,14 +30,16 @@ async def echo(stream: Stream, idle: float) -> int:
     while True:
         async with asyncio.timeout(idle):
             await stream.drain()  # credit: who does not read our echoes gets no more
-            data = await stream.read(SIZE - len(waiting))
+            data = await stream.read(MOST)
         if not data:
             break
         waiting += data
-        if len(waiting) == SIZE:
-            stream.write(waiting)
-            waiting = b""
-            answered += 1
+        whole = len(waiting) // SIZE * SIZE
+        if whole:
+            stream.write(waiting[:whole])
+            waiting = waiting[whole:]
+            answered += whole // SIZE
+        await asyncio.sleep(0)  # a read that need not wait gives nobody else a turn
     if waiting:
         raise RemoteProtocolError(f"ping of {len(waiting)} bytes; it has {SIZE}")
     stream.close_write()
