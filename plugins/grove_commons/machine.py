@@ -64,6 +64,9 @@ from grove_core.machine import Context, Event, Machine, PeerId, handles
 LIFE: Final = "life"
 KEEP: Final = "keep"
 
+QUESTION: Final = 1 << 63
+"""Set in the second half of a read's id, so that no proposal has it."""
+
 TIMES: Final = 1024
 """Grants and results whose moment is remembered, for error texts."""
 
@@ -99,8 +102,8 @@ class Kept(msgspec.Struct):
 class Commons(Machine[Any]):
     """One node's commons. Hears Committed, ReadReady, Rejected, Restored and LeaderChanged."""
 
-    __slots__ = ("_asks", "_heard", "_is_founding", "_number", "_snapshot_at", "_times", "_writes",
-                 "config", "keeping", "leader", "life", "state")  # fmt: skip
+    __slots__ = ("_asks", "_heard", "_is_founding", "_number", "_questions", "_snapshot_at", "_times",
+                 "_writes", "config", "keeping", "leader", "life", "state")  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -111,7 +114,8 @@ class Commons(Machine[Any]):
         self.leader: PeerId | None = None
         self.life = 0
         self._number = 0
-        self._asks: dict[bytes, Ask] = {}
+        self._questions = 0
+        self._asks: dict[bytes, Ask] = {}  # at most config.open, and our own renewals
         self._writes: dict[int, None] = {}  # numbers of open proposals, ascending
         self._heard: dict[str, float] = {}  # task -> when its claim or last renewal was heard
         self._times: dict[int, float] = {}  # token -> when it was granted or its result accepted
@@ -173,7 +177,8 @@ class Commons(Machine[Any]):
     def read(self, ctx: Ctx) -> bytes:
         """Ask that what `peek`, `task` and `keys` say be as of now. Answered by a Read event."""
         self._admit(len(self._asks) >= self.config.open, self.config.open)
-        id = self._name().pack()
+        self._questions += 1
+        id = self.life.to_bytes(8, "big") + (QUESTION | self._questions).to_bytes(8, "big")
         now = ctx.now
         self._asks[id] = Ask("read", None, b"", now, now + self.config.patience)
         self._try(ctx, id)
@@ -224,14 +229,15 @@ class Commons(Machine[Any]):
         patience: float | None = None,
     ) -> bytes:
         """Make a proposal and wait for its outcome. Raises LocalProtocolError beyond a bound."""
-        if not self.state.founded and not self._is_founding:
-            self._is_founding = True
-            self._propose(ctx, c.Found(self.config.bounds), is_quiet=True)
         if not is_quiet:
             window = self.state.bounds.window
             span = self._number + 1 - next(iter(self._writes), self._number + 1)
             self._admit(len(self._asks) >= self.config.open, self.config.open)
             self._admit(span >= window - window // 8, window)  # the rest is for renewals
+        if not self.state.founded and not self._is_founding:
+            c.encode(command, 0)  # what is refused is refused before anything is proposed
+            self._is_founding = True
+            self._propose(ctx, c.Found(self.config.bounds), is_quiet=True)
         name = c.Name16(self.life, self._number + 1)
         data = c.encode(command, next(iter(self._writes), name.number))
         self._number = name.number
@@ -348,7 +354,7 @@ class Commons(Machine[Any]):
         if event.proposer == ctx.me:
             if applied.outcome is not None:
                 self._answer(ctx, event.id, applied.outcome)
-            elif self.state.life_of(ctx.me) > self.life:
+            if self.state.life_of(ctx.me) > self.life:
                 self._be_reborn(ctx)
         every = self.config.snapshot_every
         if event.index // every > self._snapshot_at // every:

@@ -1,0 +1,128 @@
+"""Exclusive claims in a bad world (consensus reference 9, claim 28): pauses, crashes, partitions.
+
+GROVE_FULL=1 runs it at its full size: 50 agents, 1,000 tasks, 200 seeds.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+
+from grove_core.drive.virtual import VirtualNode, World
+from grove_core.testing.parts import part
+from tests.plugins.commons.sequencer import Agreed
+from tests.plugins.commons.village import Village
+
+FULL = os.environ.get("GROVE_FULL") == "1"
+AGENTS, TASKS, SEEDS = (50, 1000, 200) if FULL else (10, 60, 12)
+LEASE = 5.0
+
+
+def village(seed: int, agents: int, tasks: int, agreed: Agreed, **more: float) -> Village:
+    world = World(seed=seed, trace=not FULL)
+    parts = [part("commons", snapshot_every=256, patience=8.0, witness_delay=2.0), agreed.part()]
+    rng = Random(f"starts {seed}")
+    nodes = [world.add(parts, at=rng.uniform(0, 0.5)) for _ in range(agents)]
+    return Village(world, nodes, tasks, seed=seed, lease=LEASE, **more)
+
+
+def trouble(town: Village, agreed: Agreed, rng: Random, until: float) -> None:
+    """One misfortune after the other: leaders change, nodes are cut off, nodes crash and come back."""
+    world = town.world
+
+    def again() -> None:
+        if world.now > until:
+            agreed.apart.clear()
+            return
+        node = rng.choice(town.nodes)
+        match rng.randrange(3):
+            case 0:
+                agreed.lead(rng.choice([None, rng.choice(town.nodes).peer]))
+            case 1:
+                agreed.apart.add(node.peer)
+                world.at(world.now + rng.uniform(0.5, 3 * LEASE), lambda: agreed.apart.discard(node.peer))
+            case _ if node.alive:
+                world.crash(node)
+                back = rng.uniform(0.1, 2 * LEASE)
+                world.restart(node, at=back)
+                world.at(world.now + back + 0.01, lambda: rebegin(node))
+        world.at(world.now + rng.expovariate(1.5), again)
+
+    def rebegin(node: VirtualNode) -> None:
+        if node.alive:
+            town.agents[node.peer].begin()
+
+    world.at(1.0, again)
+
+
+@pytest.mark.claim("commons.claims-in-trouble")
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_no_old_token_is_accepted_and_every_task_finishes(seed: int) -> None:
+    agreed = Agreed(seed, drop=0.1, refuse=0.1, twice=0.1, delay=(0.01, 0.6))
+    town = village(seed, AGENTS, TASKS, agreed, pause=0.15)
+    world = town.world
+    world.at(0.6, lambda: agreed.lead(town.nodes[0].peer))
+    town.begin()
+    trouble(town, agreed, Random(f"trouble {seed}"), until=120.0 if FULL else 40.0)
+    took = town.run_until_done(limit=3600.0)
+    print(
+        f"seed {seed}: {len(town.judge.done)} of {TASKS} done after {took:.0f} s, {town.started} "
+        f"started, {len(town.judge.refused)} results refused, {town.judge.ended} claims ended, "
+        f"{town.lost} lost"
+    )
+    town.verdict()
+    assert town.judge.ended, "the world was not bad enough to mean anything"
+
+
+def test_over_all_seeds_results_with_old_tokens_do_arrive_and_are_refused() -> None:
+    refused = 0
+    for seed in range(4):
+        agreed = Agreed(seed)
+        town = village(seed, 6, 20, agreed, pause=0.5)
+        town.world.at(0.6, lambda agreed=agreed, town=town: agreed.lead(town.nodes[0].peer))  # type: ignore[misc]
+        town.begin()
+        town.run_until_done(600.0)
+        town.verdict()
+        refused += len(town.judge.refused)
+    assert refused > 5, "nothing was put to the test"
+
+
+def test_one_seed_is_one_history() -> None:
+    def run() -> str:
+        agreed = Agreed(5, drop=0.1, refuse=0.1, twice=0.1)
+        town = village(5, 5, 20, agreed)
+        town.begin()
+        trouble(town, agreed, Random(5), until=20.0)
+        town.run_until_done(600.0)
+        return town.world.digest()
+
+    assert run() == run()
+
+
+def test_without_trouble_each_task_is_started_once() -> None:
+    agreed = Agreed(1)
+    town = village(1, 10, 60, agreed, pause=0.0)
+    town.begin()
+    town.run_until_done(600.0)
+    town.verdict()
+    assert town.started == 60
+    assert not town.judge.refused
+
+
+def test_a_task_whose_holder_died_is_taken_over_within_its_lease_and_the_witness_delay() -> None:
+    agreed = Agreed(1)
+    town = village(1, 5, 1, agreed, pause=0.0, work=1000.0)
+    world = town.world
+    world.at(0.6, lambda: agreed.lead(town.nodes[4].peer))
+    town.begin()
+    world.run(until=3.0)
+    (task,) = town.judge.live
+    holder, token = town.judge.live[task]
+    world.crash(world.nodes[holder])
+    before = world.now
+    while town.judge.live.get(task) in (None, (holder, token)) and world.now < 60:
+        world.run_for(0.1)
+    assert town.judge.live[task][1] > token
+    assert LEASE - 2 < world.now - before < LEASE + 2 * 2.0 + 2.0
