@@ -2,7 +2,7 @@
 
 A message is expected at the nodes that were there `measure.joined` seconds before it was published
 and live through to its deadline; its author is not counted. What arrives after the deadline counts
-as lost, but its latency is kept.
+as lost, but its latency is kept. What a newcomer is told of the time before it came is not counted.
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class Deliveries:
         one = self.open.get(event.id)
         if one is None or one.sender == node.index or one.got[node.index]:
             return
+        if self.stage.since[node.index] > self.stage.begins + one.published:
+            return  # it came later and was told of the past: no latency of the network's
         one.got[node.index] = 1
         one.count += 1
         one.hops = max(one.hops, event.hops)
