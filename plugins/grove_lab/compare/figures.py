@@ -31,6 +31,12 @@ MARKS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 2, 5,
     10, 20, 50, 100, 200, 500, 1000,
 )  # fmt: skip
+REACH = 6.0
+"""Ratios beyond this, or below its inverse, are shown as arrows at the edge."""
+
+HALF, TALL = 560.0, 340.0
+"""Width and height of a figure of which two stand side by side in a report."""
+
 WORDS = {"better": "#009E73", "worse": "#b84a00"}
 
 
@@ -65,15 +71,17 @@ def forest(table: Table) -> str | None:
         return None
     a, b = short_names(table.a, table.b)
     ends = [end for row in rows for end in (row.low, row.high, *(row.aa or ())) if end is not None]
-    low, high = min(*ends, 1 / 1.08) / 1.02, max(*ends, 1.08) * 1.02
-    left, right, top, step = 200.0, WIDTH - 136, 84.0, 34.0
+    low = max(min(*ends, 1 / 1.08) / 1.02, 1 / REACH)
+    high = min(max(*ends, 1.08) * 1.02, REACH)
+    left, right, top, step = 200.0, WIDTH - 150, 84.0, 34.0
     bottom = top + step * len(rows)
 
     def x(ratio: float) -> float:
-        return left + (right - left) * math.log(ratio / low) / math.log(high / low)
+        inside = min(max(ratio, low), high)
+        return left + (right - left) * math.log(inside / low) / math.log(high / low)
 
     body = [
-        text(24, 26, f"{b} for each {a}", size=16, weight="bold"),
+        text(24, 26, f"{b} as a multiple of {a}", size=16, weight="bold"),
         text(24, 45, _who(table) + " · ratios, with 95 % intervals", colour=PALE),
     ]
     taken: list[float] = []
@@ -108,20 +116,25 @@ def _interval(row: Row, y: float, x: Callable[[float], float], right: float) -> 
             f"<rect x='{first:.1f}' y='{y - 10:.1f}' width='{max(last - first, 1):.1f}' height='20' "
             f"fill='{BAND}' opacity='.35'><title>A against A</title></rect>"
         )
-    start, end = x(row.low), x(row.high)
+    at, start, end = x(row.estimate), x(row.low), x(row.high)
     said = f"{change(row, row.estimate)} [{change(row, row.low)}, {change(row, row.high)}]"
-    body.append(
-        f"<path d='M{start:.1f} {y:.1f}H{end:.1f}M{start:.1f} {y - 5:.1f}v10M{end:.1f} {y - 5:.1f}v10' "
-        f"stroke='{colour}' stroke-width='2' fill='none'><title>{said}</title></path>"
-    )
-    size = 11 if row.is_primary else 8
-    at = x(row.estimate)
-    body.append(
-        f"<rect x='{at - size / 2:.1f}' y='{y - size / 2:.1f}' width='{size}' height='{size}' "
-        f"fill='{colour}' transform='rotate(45 {at:.1f} {y:.1f})'><title>{said}</title></rect>"
-    )
+    if 1 / REACH < row.estimate < REACH:
+        size = 10 if row.is_primary else 7
+        whisker = f"M{start:.1f} {y:.1f}H{end:.1f}M{start:.1f} {y - 5:.1f}v10M{end:.1f} {y - 5:.1f}v10"
+        body.append(
+            f"<path d='{whisker}' stroke='{colour}' stroke-width='2' fill='none'>"
+            f"<title>{said}</title></path>"
+            f"<rect x='{at - size / 2:.1f}' y='{y - size / 2:.1f}' width='{size}' height='{size}' "
+            f"fill='{colour}' transform='rotate(45 {at:.1f} {y:.1f})'><title>{said}</title></rect>"
+        )
+    else:
+        back = 9 if row.estimate > 1 else -9
+        body.append(
+            f"<path d='M{at - back:.1f} {y - 6:.1f}L{at:.1f} {y:.1f}L{at - back:.1f} {y + 6:.1f}' "
+            f"stroke='{colour}' stroke-width='2.4' fill='none'><title>{said}</title></path>"
+        )
     body.append(text(right + 14, y + 4, f"{change(row, row.estimate)}×", size=12, weight=weight))
-    body.append(text(right + 62, y + 4, row.word, size=11, colour=colour))
+    body.append(text(right + 72, y + 4, row.word, size=11, colour=colour))
     return body
 
 
@@ -139,7 +152,7 @@ def delivery(a: Sequence[Outcome], b: Sequence[Outcome]) -> str | None:
     reach = max(one.quantiles[-1 - GRID // 100] for side in both for one in side) * 1e3
     plot = Plot(
         "Time from publishing to delivery", (0, reach * 1.08), (0, 1), subtitle=_seeds(a),
-        x_label="milliseconds", y_label="share of deliveries", percent=True,
+        x_label="milliseconds", y_label="share of deliveries", percent=True, width=HALF, height=TALL,
     )  # fmt: skip
     for side, colour, label in zip(both, (A, B), short_names(a[0].side, b[0].side), strict=True):
         for one in side:
@@ -169,6 +182,7 @@ def trade(table: Table) -> str | None:
     plot = Plot(
         "What it gives and what it costs", (0, max(costs) * 1.1), (0, max(values) * 1.15),
         subtitle=_who(table) + " · an arrow per seed", x_label=price.label, y_label=gain.label,
+        width=HALF, height=TALL,
     )  # fmt: skip
     for seed, (x, y) in points.items():
         (cost_a, cost_b) = spent[seed]
@@ -214,7 +228,7 @@ def series(a: Sequence[Outcome], b: Sequence[Outcome]) -> str | None:
             continue
         plot = Plot(
             title, (0, end), (0, top * 1.1), subtitle=f"{_seeds(a)} · median and range of seeds",
-            x_label="seconds after settling", y_label=y_label, height=260,
+            x_label="seconds after settling", y_label=y_label, width=HALF, height=230,
         )  # fmt: skip
         for curve, colour, name in zip(curves, (A, B), names, strict=True):
             plot.body.append(_ribbon(plot, curve, colour))
@@ -257,7 +271,7 @@ def histogram(
     top = max(max(one.values()) for one in shares)
     plot = Plot(
         title, (low - 0.6, high + 0.6), (0, min(1.0, top * 1.12)), subtitle=_seeds(a), x_label=x_label,
-        y_label=y_label, percent=True, height=320,
+        y_label=y_label, percent=True, width=HALF, height=TALL,
     )  # fmt: skip
     for one, colour, shift in zip(shares, (A, B), (-0.4, 0.0), strict=True):
         for at, share in one.items():

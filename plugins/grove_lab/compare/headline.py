@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from grove_lab.compare.judging import Row, Table
 from grove_lab.compare.pairing import Study
-from grove_lab.scenario import LIMITS, Scenario
+from grove_lab.scenario import LIMITS, Fault, Scenario
 
 PRICES = {
     "bytes_up_per_node_s": "upload",
@@ -20,14 +20,32 @@ PRICES = {
 """Metrics that a headline tells beside the primary, most telling first, as it calls them."""
 
 HONESTY = (
-    f"This world is simulated; {LIMITS}. Ratios between protocols carry over better than absolute figures; "
-    "check what you will rely on with --real, on loopback, or on machines of your own."
+    f"This world is simulated; {LIMITS}. Ratios between protocols carry over better than absolute "
+    "figures; check what you will rely on with --real, on loopback, or on machines of your own."
 )
 """Stands in a box of every report of virtual time."""
 
 
-def regime(scenario: Scenario, seeds: int = 0) -> str:
-    """Where a result holds: sizes, links, workload and faults, in one line."""
+def regime(scenario: Scenario, seeds: int = 0, *, links: str = "", time: str = "virtual") -> str:
+    """Where a result holds: sizes, links, workload and faults, in one line.
+
+    links: what is between the nodes, if it is not what the scenario says. time: whose seconds.
+    """
+    told = [f"{scenario.nodes:,} nodes", links] if links else _world(scenario)
+    told += [
+        f"{_size(one.size)} × {one.rate:g}/s" + (" proposals" if one.kind == "propose" else "")
+        for one in scenario.workloads.values()
+    ] or ["nothing published"]
+    told.append(
+        "faults: " + ", ".join(map(_fault, scenario.faults.values())) if scenario.faults else "no faults"
+    )
+    told.append(f"{scenario.duration:g} s {time}")
+    if seeds:
+        told.append(f"{seeds} paired seed{'s' if seeds != 1 else ''}")
+    return f"{scenario.name or 'scenario'} ({', '.join(told)})"
+
+
+def _world(scenario: Scenario) -> list[str]:
     net = scenario.network
     links = {
         "constant": f"links of {_ms(net.delay)} ms",
@@ -39,19 +57,12 @@ def regime(scenario: Scenario, seeds: int = 0) -> str:
         told.append(f"uplinks of {_size(net.uplink)}/s")
     if net.loss:
         told.append(f"{net.loss:.2%} loss")
-    told += [
-        f"{_size(one.size)} × {one.rate:g}/s" + (" proposals" if one.kind == "propose" else "")
-        for one in scenario.workloads.values()
-    ] or ["nothing published"]
-    told.append(
-        "faults: " + ", ".join(f"{name} ({one.kind})" for name, one in scenario.faults.items())
-        if scenario.faults
-        else "no faults"
-    )
-    told.append(f"{scenario.duration:g} s virtual")
-    if seeds:
-        told.append(f"{seeds} paired seed{'s' if seeds != 1 else ''}")
-    return f"{scenario.name or 'scenario'} ({', '.join(told)})"
+    return told
+
+
+def _fault(fault: Fault) -> str:
+    who = f" of {fault.share:.0%}".replace("%", " %") if fault.share else ""
+    return f"{fault.kind}{who} at {fault.at:g} s"
 
 
 def headline(study: Study, table: Table, where: str = "") -> str:
@@ -86,11 +97,14 @@ def finding(table: Table) -> str:
 
 
 def _price(table: Table, b: str) -> str:
-    """What else changes, by the most telling metric that was decided."""
-    for metric, name in PRICES.items():
-        row = table.row(metric)
-        if metric != table.primary and row is not None and row.word in ("better", "worse"):
-            return f", for {times(row.estimate)} the {name}" if row.is_ratio else ""
+    """What else changes, by the most telling metric that is not the primary."""
+    rows = [row for metric in PRICES if metric != table.primary and (row := table.row(metric))]
+    for row in rows:
+        if row.word in ("better", "worse") and row.is_ratio:
+            return f", for {times(row.estimate)} the {PRICES[row.metric]}"
+    for row in rows:
+        if row.word == "undecided" and row.is_ratio:
+            return f"; its price, {times(row.estimate)} the {PRICES[row.metric]}, is undecided"
     return ""
 
 

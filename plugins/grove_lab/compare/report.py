@@ -37,20 +37,21 @@ STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",
 Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-font-smoothing:antialiased}
-main{max-width:1080px;margin:0 auto;padding:44px 28px 80px}
+main{max-width:1140px;margin:0 auto;padding:44px 28px 80px}
 h1{font-size:15px;letter-spacing:.04em;font-weight:600;color:var(--pale);margin:0 0 14px}
 h1 b{color:var(--ink)}h1 .a{color:var(--a)}h1 .b{color:var(--b)}
 .headline{font-size:29px;line-height:1.28;font-weight:650;letter-spacing:-.012em;margin:0 0 10px;
-max-width:26em;text-wrap:balance}
+max-width:30em;text-wrap:balance}
+section+section{margin-top:56px}
 .regime{color:var(--pale);margin:0 0 30px;max-width:62em}
 h2{font-size:20px;margin:52px 0 14px;letter-spacing:-.01em}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:14.5px;font-variant-numeric:tabular-nums}
-th{color:var(--pale);font-weight:500;font-size:13px;text-align:right;padding:11px 14px 9px;
+th{color:var(--pale);font-weight:500;font-size:13px;text-align:right;padding:11px 12px 9px;
 border-bottom:1px solid var(--line);white-space:nowrap}
-td{padding:8px 14px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+td{padding:8px 12px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 tr:last-child td{border-bottom:0}th:first-child,td:first-child,.word{text-align:left}
-tr.primary td{font-weight:650;background:var(--soft)}td.word{white-space:normal;min-width:11em}
+tr.primary td{font-weight:650;background:var(--soft)}td.word{white-space:normal;min-width:13em}
 .better{color:var(--good);font-weight:600}.worse{color:var(--bad);font-weight:600}
 .equal,.identical{color:var(--same)}.undecided,.refused{color:var(--open)}
 .notes{color:var(--pale);font-size:14px;margin:10px 2px;max-width:70em}
@@ -94,13 +95,11 @@ def html(
     study = manifest.study
     title = " vs ".join(side.label for side in study.sides)
     body = [f"<h1>grove compare &nbsp; {_sides(manifest)}</h1>"]
-    for number, (table, where) in enumerate(zip(tables, regimes, strict=True)):
-        tag = "p" if number else "div"
+    for table, where in zip(tables, regimes, strict=True):
         body.append(
-            f"<{tag} class=headline>{escape(_sentence(table))}</{tag}>"
-            f"<p class=regime>in {escape(where)}</p>"
+            f"<section><p class=headline>{escape(_sentence(table))}</p>"
+            f"<p class=regime>in {escape(where)}</p>{_table(table)}</section>"
         )
-        body.append(_table(table))
     live = " live" if manifest.label == "live" else ""
     body.append(f"<div class='honesty{live}'><b>What this does not know.</b> {escape(honesty)}</div>")
     body.append(f"<h2>Pictures</h2><div class=figures>{_figures(figures)}</div>")

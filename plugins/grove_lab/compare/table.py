@@ -40,7 +40,6 @@ def shown(tables: Sequence[Table], regimes: Sequence[str], honesty: str) -> Rend
 
 
 def _one(table: Table) -> list[RenderableType]:
-    a, b = short_names(table.a, table.b)
     parts: list[RenderableType] = []
     for side, seed, why in table.failed[:5]:
         parts.append(Text(f"left out: {side}, seed {seed}: {why}", style="red"))
@@ -71,9 +70,9 @@ class Fitted:
         grid.add_column("verdict", min_width=13)
         for row in self.table.rows:
             *cells, verdict = cells_of(row)
-            name = Text(row.label, style="bold" if row.is_primary else "")
+            label = Text(row.label, style="bold" if row.is_primary else "")
             shown = cells[:-1] if is_narrow else cells
-            grid.add_row(name, *map(Text, shown), Text(verdict, style=STYLES.get(row.word, "dim")))
+            grid.add_row(label, *map(Text, shown), Text(verdict, style=STYLES.get(row.word, "dim")))
         yield grid
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from grove_lab.compare.judging import Table
     from grove_lab.compare.manifest import Manifest
     from grove_lab.compare.pairing import Executor, Outcome, Study
+    from grove_lab.scenario import Scenario
 
 Tell = Callable[[float, int, int], None]
 
@@ -99,7 +100,8 @@ def compare(
     A choice is role=plugin[:param=value,…], several of them joined by +, a profile, or a profile's
     file: grove compare broadcast=plumtree broadcast=gossipsub:d=8 --nodes 1000 --seeds 20
     """
-    from grove_lab.compare.headline import HONESTY, headline, regime
+    from grove_lab.compare.headline import HONESTY, headline
+    from grove_lab.compare.headline import regime as simulated
     from grove_lab.compare.judging import judge
     from grove_lab.compare.manifest import made
     from grove_lab.compare.pairing import execute, plan
@@ -107,10 +109,12 @@ def compare(
     began, started = time.monotonic(), _now()
     ordered = _ordered(choices, baseline)
     label, honesty = "virtual", HONESTY
+    regime: Callable[[Scenario, int], str] = simulated
+    executor: Executor
     if real:
         from grove_lab.compare import live
 
-        label, honesty = "live", live.HONESTY
+        label, honesty, regime = "live", live.HONESTY, live.regime
         study = live.plan(scenario, ordered, seeds=seeds, sizes=nodes, sets=sets, is_aa=is_aa)
         executor = live.executor
     else:
@@ -125,8 +129,6 @@ def compare(
         started=started, ended=_now(), label=label,
     )  # fmt: skip
     where = [regime(study.world(table.nodes), table.pairs) for table in tables]
-    if real:
-        where = [f"{one}, live" for one in where]
     folder = _folder(out)
     _write(folder, manifest, tables, where, outcomes, honesty)
     failed = sum(bool(one.violation) for one in outcomes)
@@ -275,9 +277,8 @@ def _show(
     console.print(shown(tables, where, honesty))
     for table, place in zip(tables, where, strict=True):
         console.print(Text(headline(study, table, place), style="bold"))
-    console.print(
-        f"\nReport: {folder}/report.html   Rerun: grove reproduce {folder}/manifest.json", soft_wrap=True
-    )
+    rerun = "" if manifest.label == "live" else f"   Rerun: grove reproduce {folder}/manifest.json"
+    console.print(f"\nReport: {folder}/report.html{rerun}", soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
