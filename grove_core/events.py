@@ -140,6 +140,13 @@ class SnapshotTaken(Event, frozen=True, gc=False):
     state: bytes
 
 
+class SnapshotAsked(Event, frozen=True, gc=False):
+    """Consensus wants the state as of index, before anything later is applied. Answered by SnapshotTaken
+    with the same index, or not at all. Equal at all members: Byzantine agreement certifies states by it."""
+
+    index: int
+
+
 class Restored(Event, frozen=True, gc=False):
     """Consensus gives the state machine a whole state as of index instead of the commands up to it.
 
