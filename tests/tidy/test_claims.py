@@ -16,7 +16,7 @@ CLAIMS: dict[str, dict[str, str]] = {
     for area, claims in tomllib.loads((ROOT / "tests" / "claims.toml").read_text()).items()
     for name, claim in claims.items()
 }
-MARK = re.compile(r"""claim\(\s*["']([a-z0-9.-]+)["']\s*\)""")
+MARK = re.compile(r"""mark\.claim\(\s*["']([a-z0-9.-]+)["']\s*\)""")
 
 
 def held_up() -> dict[str, list[str]]:
