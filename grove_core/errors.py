@@ -38,6 +38,20 @@ class Unreachable(GroveError):
     exit_code = 5
 
 
+class Denied(GroveError):
+    """The village decided against it, and nothing was changed. code: the reason, for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Undecided(Unreachable):
+    """No outcome came in time: it may have taken effect, or may yet. To ask again is safe."""
+
+    code = "undecided"
+
+
 class ConfigError(GroveError):
     """Everything that is wrong with a configuration, all at once.
 

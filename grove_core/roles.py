@@ -9,6 +9,7 @@ effects take place. The same handle therefore works on a real node and in virtua
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from grove_core.machine import Context, Machine, PeerId
@@ -193,6 +194,85 @@ class Consensus(_Handle):
     def reconfigure(self, voters: tuple[PeerId, ...], learners: tuple[PeerId, ...] = ()) -> bytes:
         change: bytes = self.call(lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
         return change
+
+
+class Signal(Protocol):
+    """Something that happens at most once (an `asyncio.Event`)."""
+
+    def is_set(self) -> bool: ...
+    async def wait(self) -> Any: ...
+
+
+class Claim(Protocol):
+    """A task that is this agent's alone, while it lasts: `async with node.claim("task-17") as claim`.
+
+    Renewed by itself until it is submitted, lost, or left; leaving releases it.
+    """
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def token(self) -> int:
+        """The fencing token. Give it with every effect: who sees a higher one refuses yours."""
+        ...
+
+    @property
+    def lost(self) -> Signal:
+        """Set when the claim can no longer be counted on: stop working."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether it can be counted on at this moment, by this machine's clock."""
+        ...
+
+    @property
+    def left(self) -> float:
+        """Seconds for which it can be counted on if no renewal succeeds; 0 or less: not at all."""
+        ...
+
+    async def submit(self, result: bytes) -> None:
+        """Hand in the result; Denied if the token is not current, Undecided if no outcome came."""
+        ...
+
+    async def release(self) -> None:
+        """Give the task back undone."""
+        ...
+
+
+class Commons(Protocol):
+    """What the village holds in common, agreed on by its consensus: `node.commons`.
+
+    Everything waits for the agreement. Raises Denied when the village decided against it, Unreachable
+    when nobody could be asked (nothing was changed), Undecided when no outcome came in time, and
+    LocalProtocolError beyond a bound of this node.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """The value of a key as of now (linearizable); None if it has none."""
+        ...
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Let a key have a value; returns its version, higher than any before."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Let a key have no value."""
+        ...
+
+    async def cas(self, key: str, expected: bytes | None, value: bytes | None) -> int:
+        """Change a key if its value is as expected (None: absent); Denied("differs") if it is not."""
+        ...
+
+    async def keys(self, prefix: str = "") -> tuple[str, ...]:
+        """The keys that begin with prefix as of now, ascending."""
+        ...
+
+    def claim(
+        self, task: str, *, lease: float = 30.0, agent: str = "", wait: float = 0.0
+    ) -> AbstractAsyncContextManager[Claim]:
+        """Hold a task while inside. lease, wait: seconds; Denied if it is not free within `wait`."""
+        ...
 
 
 HANDLES: Mapping[str, type[_Handle]] = {

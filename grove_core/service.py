@@ -8,6 +8,7 @@ Everything here runs on the node's event loop and must not block it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,7 +19,15 @@ from grove_core.identity import Identity
 from grove_core.machine import Event, PeerId
 from grove_core.multiaddr import Multiaddr
 from grove_core.node import Plan
-from grove_core.roles import Broadcast, Consensus, Discovery, Membership, Storage
+from grove_core.roles import (
+    Broadcast,
+    Claim,
+    Commons,
+    Consensus,
+    Discovery,
+    Membership,
+    Storage,
+)
 from grove_core.transport import Connection, Stream, StreamHandler
 
 
@@ -108,8 +117,22 @@ class LiveNode(Protocol):
         """Role handles raise LocalProtocolError when the profile fills the role with nothing."""
         ...
 
+    @property
+    def commons(self) -> Commons:
+        """What the village agrees on. LocalProtocolError if no plugin of the node provides "commons"."""
+        ...
+
+    def claim(
+        self, task: str, *, lease: float = 30.0, agent: str = "", wait: float = 0.0
+    ) -> AbstractAsyncContextManager[Claim]:
+        """Hold a task that nobody else holds: `commons.claim`."""
+        ...
+
     def plugin(self, name: str) -> Any:
-        """The role handle of a machine, or the service object, by plugin name. KeyError if absent."""
+        """The facade or role handle of a machine, or the service object, by plugin name.
+
+        KeyError if it is not on this node.
+        """
         ...
 
     def record(self) -> bytes:

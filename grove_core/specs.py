@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from grove_core.machine import Machine, PeerId
+from grove_core.machine import Event, Machine, PeerId
 
 Role = Literal["discovery", "membership", "broadcast", "storage", "consensus"]
 ROLES: tuple[Role, ...] = ("discovery", "membership", "broadcast", "storage", "consensus")
@@ -47,6 +47,19 @@ class Proof(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     signature: bytes
     key: bytes = b""
+
+
+class DoorVerb(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb that the local door offers on behalf of a plugin, while the plugin is on the node.
+
+    name: 1 to 32 of a-z, 0-9 and "-". takes: the request's body; bound its fields with Meta.
+    act: (node, ask) -> a map of plain values; a coroutine function if it waits. Raises GroveError; its
+    text, its `exit_code` and its `code`, if it has one, are what the program is told.
+    """
+
+    name: str
+    takes: type[msgspec.Struct]
+    act: Callable[[Any, Any], Any]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -85,6 +98,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     queue: messages that may wait for one peer; overflow: what happens to the next one.
     requests: questions of one peer that may wait for our answer; the next one is refused.
     hosts: config field -> role; the field names the plugin to be built inside this one.
+    verbs, tells: what the local door offers for it, and which of its events it passes on.
+    facade: (node, handle) -> what an application of a real node holds instead of the role's handle;
+        made once, may use asyncio.
     """
 
     name: str
@@ -101,6 +117,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     overflow: Literal["drop", "disconnect"] = "drop"
     requests: int = 64
     hosts: dict[str, Role] = {}
+    verbs: tuple[DoorVerb, ...] = ()
+    tells: tuple[type[Event], ...] = ()
+    facade: Callable[[Any, Any], Any] | None = None
     provides: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()
@@ -124,11 +143,14 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Something that lives beside the machines of a real node: `build(config, node)` gives a `Service`.
 
     Services may use asyncio and sockets, so they do not exist in the simulator.
+    verbs, tells: as in `ProtocolSpec`.
     """
 
     name: str
     config: type[msgspec.Struct]
     build: Callable[..., Any]
+    verbs: tuple[DoorVerb, ...] = ()
+    tells: tuple[type[Event], ...] = ()
     provides: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()

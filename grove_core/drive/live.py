@@ -15,6 +15,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -37,7 +38,16 @@ from grove_core.machine import Event, PeerId
 from grove_core.multiaddr import Multiaddr
 from grove_core.node import Assembly, Plan
 from grove_core.record import sign_record
-from grove_core.roles import HANDLES, Broadcast, Consensus, Discovery, Membership, Storage
+from grove_core.roles import (
+    HANDLES,
+    Broadcast,
+    Claim,
+    Commons,
+    Consensus,
+    Discovery,
+    Membership,
+    Storage,
+)
 from grove_core.service import Greeter, PeerBook, Watch
 from grove_core.specs import Service
 from grove_core.ticket import MAX_ADDRESSES, Ticket
@@ -92,6 +102,7 @@ class Node:
         self._counters: Counter[str] = Counter()
         self._services: dict[str, Service] = {}
         self._handles: dict[str, Any] = {}
+        self._facades: dict[str, Any] = {}
         self._watches: dict[Watched, None] = {}
         self._changed: list[Callable[[], None]] = []
         self._listening: list[Multiaddr] = []
@@ -452,11 +463,31 @@ class Node:
             self._handles[name] = HANDLES[ctx.slot.spec.role](ctx.machine, call)
         return self._handles[name]
 
-    def plugin(self, name: str) -> Any:
+    @property
+    def commons(self) -> Commons:
         for ctx in self._live(self._drive).contexts:
-            if ctx.slot.name == name:
-                return self._handle(ctx)
-        return self._services[name]
+            if "commons" in ctx.slot.spec.provides:
+                return cast(Commons, self.plugin(ctx.slot.name))
+        raise LocalProtocolError(
+            f"the profile {self.plan.profile!r} has no plugin that provides 'commons', so this node "
+            "shares no map and no claims; try --set roles.storage=commons --set roles.consensus=raft"
+        )
+
+    def claim(
+        self, task: str, *, lease: float = 30.0, agent: str = "", wait: float = 0.0
+    ) -> AbstractAsyncContextManager[Claim]:
+        return self.commons.claim(task, lease=lease, agent=agent, wait=wait)
+
+    def plugin(self, name: str) -> Any:
+        if name not in self._facades:
+            for ctx in self._live(self._drive).contexts:
+                if ctx.slot.name == name:
+                    handle, make = self._handle(ctx), ctx.slot.spec.facade
+                    self._facades[name] = handle if make is None else make(self, handle)
+                    break
+            else:
+                return self._services[name]
+        return self._facades[name]
 
     @property
     def failures(self) -> Mapping[str, str]:

@@ -11,13 +11,36 @@ only a log or a document that merges: docs/commons.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from grove_commons.config import Config
+from grove_commons.door import VERBS
+from grove_commons.events import (
+    ClaimEnded,
+    ClaimGranted,
+    ClaimLost,
+    ClaimRenewed,
+    KeyDeleted,
+    KeyWritten,
+    ResultRefused,
+    TaskDone,
+)
 from grove_commons.machine import Commons
 from grove_core.hookspecs import hookimpl
 from grove_core.specs import ProtocolSpec
 
+if TYPE_CHECKING:
+    import click
+
 GROVE_API = 1
+
+
+def facade(node: Any, handle: Any) -> Any:
+    """`node.commons`, in asyncio."""
+    from grove_commons.client import Shared
+
+    return Shared(node, handle)
+
 
 SPEC = ProtocolSpec(
     name="commons",
@@ -26,6 +49,18 @@ SPEC = ProtocolSpec(
     build=Commons,
     provides=frozenset({"commons", "claims"}),
     requires=frozenset({"consensus"}),
+    verbs=VERBS,
+    tells=(
+        ClaimGranted,
+        ClaimRenewed,
+        ClaimEnded,
+        ClaimLost,
+        TaskDone,
+        ResultRefused,
+        KeyWritten,
+        KeyDeleted,
+    ),
+    facade=facade,
     sources=(
         "Hellerstein, Alvaro: Keeping CALM, CACM 63(9), 2020",
         "Gray, Cheriton: Leases, SOSP 1989",
@@ -38,3 +73,10 @@ SPEC = ProtocolSpec(
 @hookimpl
 def grove_storage() -> Sequence[ProtocolSpec]:
     return (SPEC,)
+
+
+@hookimpl
+def grove_commands() -> Sequence[click.Command]:
+    from grove_commons.verbs import claim, kv, release, renew, submit, task
+
+    return (claim, renew, release, submit, task, kv)

@@ -57,6 +57,7 @@ from grove_core.events import (
     ReadReady,
     Rejected,
     Restored,
+    SnapshotAsked,
     SnapshotTaken,
 )
 from grove_core.machine import Context, Event, Machine, PeerId, handles
@@ -243,10 +244,18 @@ class Commons(Machine[Any]):
         self._number = name.number
         now, id = ctx.now, name.pack()
         until = now + (self.config.patience if patience is None else patience)
-        self._asks[id] = Ask("write", command, data, now, until, is_quiet, keep)
+        self._asks[id] = ask = Ask("write", command, data, now, until, is_quiet, keep)
         self._writes[name.number] = None
-        self._try(ctx, id)
+        if self.state.founded or isinstance(command, c.Found):
+            self._try(ctx, id)
+        else:  # what is asked of a village that is not founded waits for that
+            ctx.set_timer(("ask", id), ask.until - now)
         return id
+
+    def _founded(self, ctx: Ctx) -> None:
+        """The bounds are agreed on: what waited for that is proposed."""
+        for id in [id for id, ask in self._asks.items() if ask.kind == "write" and not ask.tries]:
+            self._try(ctx, id)
 
     def _name(self) -> c.Name16:
         self._number += 1
@@ -296,7 +305,9 @@ class Commons(Machine[Any]):
             self._try(ctx, id)
             return
         waited = f"{ctx.now - ask.asked:.3g} s"
-        if ask.refused >= ask.tries:
+        if not ask.tries:
+            self._answer(ctx, id, Impossible("no majority can be reached to found the village"))
+        elif ask.refused >= ask.tries:
             self._answer(ctx, id, Impossible(f"refused for {waited}: {ask.reason or 'no reason given'}"))
         else:
             self._answer(ctx, id, Unknown(f"no outcome within {waited}; no majority can be reached"))
@@ -347,7 +358,10 @@ class Commons(Machine[Any]):
 
     @handles(Committed)
     def on_committed(self, ctx: Ctx, event: Committed) -> None:
+        was_founded = self.state.founded
         applied = self.state.apply(event.index, event.id, event.proposer, event.command)
+        if self.state.founded and not was_founded:
+            self._founded(ctx)
         for news in applied.news:
             self._take(ctx, news)
             ctx.emit(news)
@@ -385,12 +399,20 @@ class Commons(Machine[Any]):
         if len(self._times) > TIMES:
             del self._times[next(iter(self._times))]
 
+    @handles(SnapshotAsked)
+    def on_snapshot_asked(self, ctx: Ctx, event: SnapshotAsked) -> None:
+        """Every commit up to event.index has been heard, and none after it."""
+        ctx.emit(SnapshotTaken(event.index, self.state.snapshot()))
+
     @handles(Restored)
     def on_restored(self, ctx: Ctx, event: Restored) -> None:
         """A whole state instead of commits: what we waited for may be in it."""
         if event.index <= self.state.index:
             return
+        was_founded = self.state.founded
         self.state = State.restore(event.state)
+        if self.state.founded and not was_founded:
+            self._founded(ctx)
         self.state.index = max(self.state.index, event.index)
         self._snapshot_at = event.index
         for task in [task for task in self._heard if task not in self.state.claims]:

@@ -36,14 +36,21 @@ from grove_core.service import LiveNode
 from grove_gateway import frames
 from grove_gateway.config import Config
 from grove_gateway.place import Place
-from grove_gateway.verbs import Desk, Refused, Subscribe, Unsubscribe, code_of, decode_ask
+from grove_gateway.verbs import (
+    Desk,
+    Refused,
+    Subscribe,
+    Unsubscribe,
+    code_of,
+    decode_ask,
+    offers_of,
+)
 
 log = logging.getLogger("grove.gateway")
 
 TOLD: Final = (Delivered, Connected, Disconnected, NeighborUp, NeighborDown)
-"""Types of events a program may subscribe to."""
+"""Types of events a program may subscribe to, with those that the node's other plugins tell."""
 
-_NAMES: Final = frozenset(name_of(kind) for kind in TOLD)
 _TURN: Final = 32  # requests read before the rest of the node gets its turn
 _LINGER: Final = 200  # ms that END frames have to leave when the node stops
 
@@ -87,7 +94,9 @@ class Gateway:
         self._topics: Counter[str] = Counter()  # subscriptions that want a topic
         self._borrowed: set[str] = set()  # topics the node had subscribed to before anyone here did
         self._opened: dict[PeerId, float] = {}  # bounded by limits.connections
-        self._desk = Desk(node, self._opened, self.counts)
+        offers = offers_of(node.plan)
+        self._told = {**offers.events, **{name_of(kind): kind for kind in TOLD}}
+        self._desk = Desk(node, self._opened, self.counts, offers)
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket
         self._tasks: list[asyncio.Task[None]] = []
@@ -169,7 +178,7 @@ class Gateway:
                 self._send(route, parts[1], "ERROR", _wrong(code, error))
             return
         try:
-            ask = decode_ask(request.verb, request.body)
+            ask = decode_ask(request.verb, request.body, self._desk.asks)
             if isinstance(ask, Subscribe):
                 answer: Any = self._subscribe(route, request.id, ask)
             elif isinstance(ask, Unsubscribe):
@@ -191,7 +200,7 @@ class Gateway:
         guest = self._guests.get(route)
         if guest is not None and len(guest.requests) >= self._config.requests:
             raise _Full("requests", self._config.requests)
-        act = getattr(self._desk, request.verb)
+        act = self._desk.act(request.verb)
         if not iscoroutinefunction(act):
             return act(ask)
         guest = self._guest(route)
@@ -231,10 +240,10 @@ class Gateway:
     def _subscribe(self, route: bytes, id: bytes, ask: Subscribe) -> dict[str, Any]:
         if not ask.topics and not ask.events:
             raise Refused("bad-request", "subscribe: neither topics nor events are named")
-        unknown = sorted(set(ask.events) - _NAMES)
+        unknown = sorted(set(ask.events) - self._told.keys())
         if unknown:
             raise Refused(
-                "bad-request", f"unknown event {unknown[0]!r}; known: {', '.join(sorted(_NAMES))}"
+                "bad-request", f"unknown event {unknown[0]!r}; known: {', '.join(sorted(self._told))}"
             )
         if len(ask.topics) > self._config.topics:
             raise _Full("topics", self._config.topics)
@@ -286,7 +295,7 @@ class Gateway:
 
     async def _tell(self) -> None:
         missed = 0
-        async with self._node.watch(*TOLD, limit=self._config.backlog) as events:
+        async with self._node.watch(*self._told.values(), limit=self._config.backlog) as events:
             async for event in events:
                 lost, missed = events.missed - missed, events.missed
                 if isinstance(event, Connected):

@@ -1,7 +1,8 @@
 """What a program may ask of the node: the verbs, what each takes and what it gives.
 
-This is the door's whole vocabulary on the way in; `subscribe` and `unsubscribe` live with the
-subscriptions in `driver.py`. Bodies are msgpack maps with exactly these fields as keys. Peer ids are
+This is the door's own vocabulary on the way in; `subscribe` and `unsubscribe` live with the
+subscriptions in `driver.py`, and what the other plugins of the node bring (`DoorVerb` in their specs)
+joins it when the door opens. Bodies are msgpack maps with exactly these fields as keys. Peer ids are
 text (`12D3KooW…`); the ending of a connected peer's id, at least four characters, is enough where it
 is the only one. Message ids are hex. Times are seconds unless the name says `_ms`.
 """
@@ -11,17 +12,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from grove_core.errors import GroveError, LocalProtocolError, RemoteProtocolError, Unreachable
 from grove_core.identity import parse_peer, peer_text
-from grove_core.machine import PeerId
+from grove_core.machine import Event, PeerId
 from grove_core.multiaddr import Multiaddr
+from grove_core.node import Plan
+from grove_core.outward import name_of
 from grove_core.service import LiveNode
+from grove_core.specs import DoorVerb, ProtocolSpec, ServiceSpec
 from grove_core.transport import Connection
 from grove_gateway import frames
 from grove_gateway.paths import path_of
@@ -89,11 +94,39 @@ class Refused(GroveError):
         self.code = code
 
 
-def decode_ask(verb: str, body: bytes) -> Any:
+class Offers(NamedTuple):
+    """What the plugins of a node bring to its door: verbs by name, events by their outward name."""
+
+    verbs: Mapping[str, DoorVerb]
+    events: Mapping[str, type[Event]]
+
+    @property
+    def asks(self) -> Mapping[str, type[msgspec.Struct]]:
+        """Everything this door knows: the body of each verb."""
+        return {**ASKS, **{name: verb.takes for name, verb in self.verbs.items()}}
+
+
+def offers_of(plan: Plan) -> Offers:
+    """What the parts and services of a plan offer. GroveError if two offer the same word."""
+    verbs: dict[str, DoorVerb] = {}
+    events: dict[str, type[Event]] = {}
+    specs: list[ProtocolSpec | ServiceSpec] = [part.spec for part in plan.parts]
+    for spec in [*specs, *(spec for spec, _ in plan.services)]:
+        for verb in spec.verbs:
+            if verb.name in ASKS or verb.name in verbs:
+                raise GroveError(f"plugin {spec.name!r} offers the verb {verb.name!r}, which is taken")
+            verbs[verb.name] = verb
+        for kind in spec.tells:
+            if events.setdefault(name_of(kind), kind) is not kind:
+                raise GroveError(f"plugin {spec.name!r} tells {name_of(kind)!r}, which is taken")
+    return Offers(verbs, events)
+
+
+def decode_ask(verb: str, body: bytes, asks: Mapping[str, type[msgspec.Struct]] = ASKS) -> Any:
     """A request's body as its verb's type. Raises Refused for an unknown verb, or RemoteProtocolError."""
-    kind = ASKS.get(verb)
+    kind = asks.get(verb)
     if kind is None:
-        raise Refused("unknown-verb", f"unknown verb {verb!r}; this door knows {', '.join(ASKS)}")
+        raise Refused("unknown-verb", f"unknown verb {verb!r}; this door knows {', '.join(asks)}")
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError) as error:
@@ -106,17 +139,30 @@ class Desk:
     opened: when each peer's connection came up (monotonic seconds). counts: the door's own counters.
     """
 
-    def __init__(self, node: LiveNode, opened: Mapping[PeerId, float], counts: Counter[str]) -> None:
+    def __init__(
+        self, node: LiveNode, opened: Mapping[PeerId, float], counts: Counter[str], offers: Offers
+    ) -> None:
+        self.asks = offers.asks
         self._node = node
+        self._offered = offers.verbs
         self._opened = opened
         self._counts = counts
+
+    def act(self, verb: str) -> Callable[[Any], Any]:
+        """What answers a verb; a coroutine function if it waits."""
+        offered = self._offered.get(verb)
+        own: Callable[[Any], Any] | None = getattr(self, verb, None)
+        if offered is not None:
+            return partial(offered.act, self._node)
+        assert own is not None, verb
+        return own
 
     def hello(self, _: Nothing) -> dict[str, Any]:
         return {
             "version": frames.VERSION,
             "peer": peer_text(self._node.peer),
             "agent": self._agent,
-            "verbs": sorted(ASKS),
+            "verbs": sorted(self.asks),
             "max_body": frames.MAX_BODY,
         }
 
@@ -294,7 +340,8 @@ CODES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def code_of(error: BaseException) -> str:
-    """The machine-readable word for what went wrong: one of CODES, a Refused's own, or "internal"."""
-    if isinstance(error, Refused):
-        return error.code
+    """The machine-readable word for what went wrong: the error's own, one of CODES, or "internal"."""
+    own = getattr(error, "code", None)
+    if isinstance(error, GroveError) and isinstance(own, str):
+        return own
     return next((code for kind, code in CODES if isinstance(error, kind)), "internal")

@@ -24,6 +24,7 @@ from grove_core.events import (
     ReadReady,
     Rejected,
     Restored,
+    SnapshotAsked,
     SnapshotTaken,
 )
 from grove_core.machine import PeerId
@@ -31,18 +32,28 @@ from grove_core.testing.purity import assert_pure
 from grove_core.testing.recorder import Emit, Recorder, Save
 from grove_core.testing.village import peer
 
-ME, OTHER = peer(1), peer(2)
+ME, OTHER, THIRD = peer(1), peer(2), peer(3)
 
 
 class Alone:
     """One machine, and a consensus that the test plays by hand."""
 
-    def __init__(self, me: PeerId = ME, records: dict[str, bytes] | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        me: PeerId = ME,
+        records: dict[str, bytes] | None = None,
+        *,
+        founded: bool = True,
+        **config: Any,
+    ) -> None:
         self.machine = Commons(Config(**config))
         self.ctx = Recorder(me, records=records)
         self.index = 0
         self.machine.on_start(self.ctx)
         self.saved = self.ctx.take(Save)
+        if founded:  # by a third node, as commit 1
+            found = c.encode(c.Found(self.machine.config.bounds), 1)
+            self.commit(Proposed(c.Name16(1, 1).pack(), found), THIRD)
 
     def ask(self, name: str, *values: Any, **more: Any) -> bytes:
         id: bytes = getattr(self.machine, name)(self.ctx, *values, **more)
@@ -94,6 +105,12 @@ def one() -> Alone:
     return Alone()
 
 
+@pytest.fixture
+def bare() -> Alone:
+    """Nothing was ever committed."""
+    return Alone(founded=False)
+
+
 def test_the_files_of_the_state_machine_are_pure() -> None:
     folder = Path(grove_commons.__file__).parent
     for name in ("machine", "state", "commands", "outcomes", "events", "config"):
@@ -111,14 +128,37 @@ def test_an_ask_becomes_a_proposal_and_its_commit_the_answer(one: Alone) -> None
     assert [key for key in one.ctx.timers if key[0] == "ask"] == []
 
 
-def test_the_first_ask_founds_the_village_with_this_nodes_bounds() -> None:
-    one = Alone(keys=7)
-    one.ask("put", "k", b"v")
-    one.commit_all()
-    assert one.machine.state.founded
+def test_the_first_ask_founds_the_village_with_this_nodes_bounds_and_waits_for_that() -> None:
+    one = Alone(founded=False, keys=7)
+    id = one.ask("put", "k", b"v")
+    (found,) = one.events(Proposed)
+    assert c.decode(found.command).command == c.Found(Config(keys=7).bounds)
+    one.commit(found)
+    (put,) = one.events(Proposed)
+    assert put.id == id
     assert one.machine.state.bounds.keys == 7
     one.ask("put", "k", b"w")
     assert len(one.events(Proposed)) == 1
+
+
+def test_a_village_founded_by_another_needs_no_second_founding(bare: Alone) -> None:
+    bare.ask("put", "k", b"v")
+    found, *rest = bare.events(Proposed)
+    assert not rest
+    bare.others(c.Found(c.Bounds(keys=3)))
+    (put,) = bare.events(Proposed)
+    bare.commit(found)
+    bare.commit(put)
+    assert bare.machine.state.bounds.keys == 3
+    assert bare.machine.peek("k") is not None
+
+
+def test_what_could_not_be_proposed_for_want_of_a_founding_is_impossible() -> None:
+    one = Alone(founded=False, patience=1.0)
+    id = one.ask("put", "k", b"v")
+    one.fire(("ask", id))
+    answered = next(event for event in one.events(Answered) if event.id == id)
+    assert isinstance(answered.outcome, Impossible)
 
 
 def test_the_second_commit_of_a_retried_proposal_is_not_answered_again(one: Alone) -> None:
@@ -189,16 +229,16 @@ def test_one_attempt_that_was_not_refused_leaves_the_outcome_unknown() -> None:
 
 def test_asks_beyond_the_bound_are_refused_and_name_it() -> None:
     one = Alone(open=3)
-    one.ask("put", "a", b"")  # and the founding
-    one.ask("put", "b", b"")
+    for key in "abc":
+        one.ask("put", key, b"")
     with pytest.raises(LocalProtocolError, match="3 asks"):
-        one.ask("put", "c", b"")
+        one.ask("put", "d", b"")
     with pytest.raises(LocalProtocolError, match="3 asks"):
         one.ask("read")
 
 
 def test_proposals_stay_within_the_agreed_window(one: Alone) -> None:
-    for _ in range(256 - 32 - 1):  # an eighth is kept for renewals, and one was the founding
+    for _ in range(256 - 32):  # an eighth is kept for renewals
         one.ask("put", "k", b"")
     with pytest.raises(LocalProtocolError, match="256 asks"):
         one.ask("put", "k", b"")
@@ -396,59 +436,58 @@ def test_a_lease_too_short_to_be_sure_of_is_refused(one: Alone) -> None:
 # Other people's leases.
 
 
-def test_the_leader_says_that_a_lease_ran_out_after_its_whole_length(one: Alone) -> None:
-    one.hear(LeaderChanged(ME, 1))
-    one.ctx.advance(3.0)
-    one.others(c.Claim("t", "birch", 30_000))
-    one.ctx.take()
-    one.fire(("lease", "t"))
-    assert one.ctx.now == pytest.approx(33.0)  # counted from the commit, on our clock
-    assert one.proposed() == [c.Expire("t", 1, 1)]
+def test_the_leader_says_that_a_lease_ran_out_after_its_whole_length(bare: Alone) -> None:
+    bare.hear(LeaderChanged(ME, 1))
+    bare.ctx.advance(3.0)
+    bare.others(c.Claim("t", "birch", 30_000))
+    bare.ctx.take()
+    bare.fire(("lease", "t"))
+    assert bare.ctx.now == pytest.approx(33.0)  # counted from the commit, on our clock
+    assert bare.proposed() == [c.Expire("t", 1, 1)]
 
 
-def test_a_renewal_moves_the_end_of_a_lease(one: Alone) -> None:
-    one.hear(LeaderChanged(ME, 1))
-    one.others(c.Claim("t", "birch", 30_000))
-    one.ctx.advance(20.0)
-    one.others(c.Renew((c.Holding("t", 1),)), 2)
-    one.ctx.take()
-    one.fire(("lease", "t"))
-    assert one.ctx.now == pytest.approx(50.0)
-    assert one.proposed() == [c.Expire("t", 1, 2)]
+def test_a_renewal_moves_the_end_of_a_lease(bare: Alone) -> None:
+    bare.hear(LeaderChanged(ME, 1))
+    bare.others(c.Claim("t", "birch", 30_000))
+    bare.ctx.advance(20.0)
+    bare.others(c.Renew((c.Holding("t", 1),)), 2)
+    bare.ctx.take()
+    bare.fire(("lease", "t"))
+    assert bare.ctx.now == pytest.approx(50.0)
+    assert bare.proposed() == [c.Expire("t", 1, 2)]
 
 
-def test_others_say_so_a_while_later_in_case_the_leader_does_not(one: Alone) -> None:
-    one.hear(LeaderChanged(OTHER, 1))
-    one.others(c.Claim("t", "birch", 30_000))
-    one.ctx.take()
-    one.fire(("lease", "t"))
-    assert 35.0 <= one.ctx.now <= 40.0
-    assert one.proposed() == [c.Expire("t", 1, 1)]
-    one.fire(("lease", "t"))  # and again, for as long as it is not heard
-    assert one.proposed() == [c.Expire("t", 1, 1)]
+def test_others_say_so_a_while_later_in_case_the_leader_does_not(bare: Alone) -> None:
+    bare.hear(LeaderChanged(OTHER, 1))
+    bare.others(c.Claim("t", "birch", 30_000))
+    bare.ctx.take()
+    bare.fire(("lease", "t"))
+    assert 35.0 <= bare.ctx.now <= 40.0
+    assert bare.proposed() == [c.Expire("t", 1, 1)]
+    bare.fire(("lease", "t"))  # and again, for as long as it is not heard
+    assert bare.proposed() == [c.Expire("t", 1, 1)]
 
 
-def test_who_becomes_leader_counts_on_from_what_it_heard(one: Alone) -> None:
-    one.hear(LeaderChanged(OTHER, 1))
-    one.others(c.Claim("t", "birch", 30_000))
-    one.ctx.advance(10.0)
-    one.hear(LeaderChanged(ME, 2))
-    one.fire(("lease", "t"))
-    assert one.ctx.now == pytest.approx(30.0)
+def test_who_becomes_leader_counts_on_from_what_it_heard(bare: Alone) -> None:
+    bare.hear(LeaderChanged(OTHER, 1))
+    bare.others(c.Claim("t", "birch", 30_000))
+    bare.ctx.advance(10.0)
+    bare.hear(LeaderChanged(ME, 2))
+    bare.fire(("lease", "t"))
+    assert bare.ctx.now == pytest.approx(30.0)
 
 
-def test_where_witnesses_are_needed_nobody_waits_for_the_leader() -> None:
-    one = Alone()
-    one.others(c.Found(c.Bounds(witnesses=2)))
-    one.others(c.Claim("t", "birch", 30_000), 2)
-    one.fire(("lease", "t"))
-    assert one.ctx.now == pytest.approx(30.0)
+def test_where_witnesses_are_needed_nobody_waits_for_the_leader(bare: Alone) -> None:
+    bare.others(c.Found(c.Bounds(witnesses=2)))
+    bare.others(c.Claim("t", "birch", 30_000), 2)
+    bare.fire(("lease", "t"))
+    assert bare.ctx.now == pytest.approx(30.0)
 
 
-def test_a_finished_task_has_no_lease(one: Alone) -> None:
-    one.others(c.Claim("t", "birch", 30_000))
-    one.others(c.Submit("t", 1, b""), 2, 2)
-    assert ("lease", "t") not in one.ctx.timers
+def test_a_finished_task_has_no_lease(bare: Alone) -> None:
+    bare.others(c.Claim("t", "birch", 30_000))
+    bare.others(c.Submit("t", 1, b""), 2, 2)
+    assert ("lease", "t") not in bare.ctx.timers
 
 
 # Whole states.
@@ -461,6 +500,13 @@ def test_a_snapshot_is_taken_at_indices_that_all_have_in_common() -> None:
     taken = one.events(SnapshotTaken)
     assert [event.index for event in taken] == [16, 32]
     assert State.restore(taken[0].state).index == 16
+
+
+def test_a_snapshot_is_taken_when_consensus_asks_for_one(one: Alone) -> None:
+    one.hear(SnapshotAsked(5))
+    (taken,) = one.events(SnapshotTaken)
+    assert taken.index == 5
+    assert State.restore(taken.state).snapshot() == one.machine.state.snapshot()
 
 
 def test_gaps_in_the_indices_do_not_skip_a_snapshot() -> None:
@@ -495,7 +541,7 @@ def test_leases_of_a_restored_state_begin_anew_here(one: Alone) -> None:
     other = Alone(me=OTHER)
     other.others(c.Claim("t", "birch", 30_000))
     one.ctx.advance(7.0)
-    one.hear(Restored(1, other.machine.state.snapshot()))
+    one.hear(Restored(2, other.machine.state.snapshot()))
     one.fire(("lease", "t"))
     assert one.ctx.now == pytest.approx(37.0)
 
@@ -510,7 +556,7 @@ def test_an_older_state_changes_nothing(one: Alone) -> None:
 def test_news_are_told_in_the_order_of_the_log(one: Alone) -> None:
     one.others(c.Claim("t", "birch", 30_000))
     assert [effect.event for effect in one.ctx.take(Emit)] == [  # type: ignore[attr-defined]
-        ClaimGranted("t", OTHER, "birch", 1, 30.0)
+        ClaimGranted("t", OTHER, "birch", 2, 30.0)
     ]
 
 
