@@ -777,11 +777,11 @@ class World:
         node.dialling[peer] = {ctx: None}
         target = self.nodes.get(peer)
         if target is None or target is node:
-            self.push(ctx.now, _dialled, ctx, peer, "unreachable")
+            self.push(self.now, _dialled, ctx, peer, "unreachable")
         elif not (self.reaches(node, target) and self.reaches(target, node)):
-            self.push(ctx.now + self.dial_timeout, _dialled, ctx, peer, "timeout")
+            self.push(self.now + self.dial_timeout, _dialled, ctx, peer, "timeout")
         else:
-            self.push(ctx.now + self.setup(node, target), _dialled, ctx, peer, "")
+            self.push(self.now + self.setup(node, target), _dialled, ctx, peer, "")
 
     def open(self, a: VirtualNode, b: VirtualNode) -> Link:
         """A connection between two live nodes, announced to the machines that can use it."""
