@@ -578,16 +578,26 @@ class World:
     def add(self, parts: Sequence[Part], at: float = 0.0) -> VirtualNode:
         """A new node that starts after `at` seconds. Start nodes at drawn offsets, never all at 0."""
         index = len(self.order)
-        name = hashlib.sha256(self.run_seed + b"node/%d" % index).digest()
-        identity = Identity.from_seed(name) if self.keys else None
-        # The identity multihash of an Ed25519 key, whose bytes are drawn when no key is needed.
-        peer = identity.peer if identity else PeerId(b"\x00\x24\x08\x01\x12\x20" + name)
+        identity = self._identity(index)
+        peer = identity.peer if identity else self.peer(index)
         node = VirtualNode(self, index, tuple(parts), peer)
         node.identity = identity
         self.nodes[peer] = node
         self.order.append(node)
         self.push(self.now + at, _start, None, node, None)
         return node
+
+    def peer(self, index: int) -> PeerId:
+        """The id of the node of that index, there already or not."""
+        identity = self._identity(index)
+        # The identity multihash of an Ed25519 key, whose bytes are drawn when no key is needed.
+        return identity.peer if identity else PeerId(b"\x00\x24\x08\x01\x12\x20" + self._name(index))
+
+    def _name(self, index: int) -> bytes:
+        return hashlib.sha256(self.run_seed + b"node/%d" % index).digest()
+
+    def _identity(self, index: int) -> Identity | None:
+        return Identity.from_seed(self._name(index)) if self.keys else None
 
     def push(self, at: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
         self.due((at, next(self.seq), act, ctx, a, b))

@@ -22,6 +22,7 @@ from grove_core.sources import from_flags
 from grove_core.specs import ROLES, Part
 from grove_core.words import short
 from grove_lab.scenario import Scenario
+from grove_lab.standins import expanded
 
 EVERYBODY = ""
 """The class of all nodes where a scenario has no classes."""
@@ -55,7 +56,7 @@ def configuration(
     config = load_config(profile or own or scenario.profile, environ={}, registry=registry)
     place = scenario.path or scenario.name or "scenario"
     for rank, key in enumerate(("", f"classes.{name}"), start=100):
-        tree = _tables(scenario, key)
+        tree = expanded(_tables(scenario, key), scenario.nodes)
         if tree:
             origin = Origin("file", f"{place} [{key}]" if key else place, rank=rank)
             config.add(Layer(tree, origin))

@@ -35,6 +35,7 @@ from grove_lab.deliveries import Deliveries
 from grove_lab.faults import Trouble
 from grove_lab.metrics import Point, pieces, quantile, recovery, shape
 from grove_lab.scenario import Scenario
+from grove_lab.standins import settled
 from grove_lab.streams import number, stream
 from grove_lab.traffic import Ground, Meter, MeteredContext, Wires
 from grove_lab.workload import Publishing
@@ -201,7 +202,11 @@ class Stage:
     def _people(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
         scenario, world = self.scenario, self.world
         join = scenario.join
-        chosen = [parts[name] if name in parts else parts[EVERYBODY] for name in self.class_names]
+        ids = [world.peer(index) for index in range(min(scenario.nodes, 4096))]
+        chosen = [
+            settled(parts[name] if name in parts else parts[EVERYBODY], ids)
+            for name in self.class_names
+        ]
         rng = stream(self.seed, "topology")
         for index, kind in enumerate(self.kinds):
             at = index * join.spacing
