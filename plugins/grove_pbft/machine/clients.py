@@ -7,6 +7,7 @@ What waits to be ordered is bounded in number, in bytes, and per client.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from grove_pbft.events import Answered
 from grove_pbft.machine.replica import Ctx, Replica
 from grove_pbft.messages import (
     COMMAND,
+    DOMAIN,
     MAX_COMMAND,
     Batch,
     Change,
@@ -25,6 +27,7 @@ from grove_pbft.messages import (
     Request,
     request_bytes,
 )
+from grove_pbft.table import WIDTH
 
 RETRY: Final = "retry"
 NUMBER: Final = "number"
@@ -73,21 +76,29 @@ class Clients(Replica):
         self._number = 0
         self._reserved = 0
         self._retries = False
+        self._life = 0
+        self._ids = 0
 
     def load_number(self, ctx: Ctx) -> None:
         """The last life may have used all it had reserved."""
         record = ctx.load(NUMBER)
         if record is not None:
-            self._number = self._reserved = int.from_bytes(record[:8], "big")
+            self._number = self._reserved = self._life = int.from_bytes(record[:8], "big")
 
     # Asking.
 
     def propose(self, ctx: Ctx, command: bytes) -> bytes:
         """Want a command, at most 1 MiB, agreed on; returns its id (16 bytes). The outcome is an event:
         Committed, or Rejected if it never came to be asked."""
-        id = ctx.rng.randbytes(16)
+        id = self.fresh_id(ctx)
         self.submit(ctx, id, COMMAND, command)
         return id
+
+    def fresh_id(self, ctx: Ctx) -> bytes:
+        """An id no other proposal has, of this node, of another, or of an earlier life."""
+        self._ids += 1
+        said = b"%d/%d/" % (self._life, self._ids)
+        return sha256(DOMAIN + b"id:" + said + ctx.me).digest()[:16]
 
     @handles(Proposed)
     def on_proposed(self, ctx: Ctx, event: Proposed) -> None:
@@ -106,6 +117,8 @@ class Clients(Replica):
             reason = f"id of {len(id)} bytes; it must have 16"
         elif not self.is_member(ctx.me):
             reason = "this node is no member of the group; a member must let it join"
+        elif self.own and self._number - min(self.own) >= WIDTH - 1:
+            reason = "a proposal is unanswered since 255 others; a window holds 256. Wait for it"
         elif len(self.own) >= self.config.outstanding:
             reason = (
                 f"{len(self.own)} proposals under way; limit {self.config.outstanding}. Wait for some"

@@ -49,7 +49,7 @@ class Groups(Views):
     def change(self, ctx: Ctx, changes: tuple[Change, ...]) -> bytes:
         """Ask for single steps; returns an id. Any member may bring in an observer, step down, or
         leave."""
-        id = ctx.rng.randbytes(16)
+        id = self.fresh_id(ctx)
         self.submit(ctx, id, CHANGE, ENCODER.encode(changes))
         return id
 

@@ -43,7 +43,7 @@ class Reads(Groups):
 
     def read(self, ctx: Ctx) -> bytes:
         """Ask for a linearizable read; returns its id (16 bytes). Answered by ReadReady or Rejected."""
-        id = ctx.rng.randbytes(16)
+        id = self.fresh_id(ctx)
         self._read(ctx, id)
         return id
 
