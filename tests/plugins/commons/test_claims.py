@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from grove_core.drive.virtual import VirtualNode, World
+from grove_core.drive.virtual import World
 from grove_core.testing.parts import part
 from tests.plugins.commons.sequencer import Agreed
 from tests.plugins.commons.village import Village
@@ -47,12 +47,8 @@ def trouble(town: Village, agreed: Agreed, rng: Random, until: float) -> None:
                 world.crash(node)
                 back = rng.uniform(0.1, 2 * LEASE)
                 world.restart(node, at=back)
-                world.at(world.now + back + 0.01, lambda: rebegin(node))
+                world.at(world.now + back + 0.01, lambda: town.rebegin(node))
         world.at(world.now + rng.expovariate(1.5), again)
-
-    def rebegin(node: VirtualNode) -> None:
-        if node.alive:
-            town.agents[node.peer].begin()
 
     world.at(1.0, again)
 

@@ -176,6 +176,7 @@ class Village:
         lease: float = 5.0,
         work: float = 0.3,
         pause: float = 0.1,
+        per_node: int = 1,
     ) -> None:
         self.world, self.nodes = world, nodes
         self.tasks = [f"task-{number}" for number in range(tasks)]
@@ -184,23 +185,30 @@ class Village:
         self.started = self.duplicates = self.lost = 0
         rng = Random(f"agents {seed}")
         self.agents = {
-            node.peer: Agent(
-                self, node, f"agent-{node.index}", Random(rng.random()), lease, work=work, pause=pause
-            )
+            node.peer: [
+                Agent(self, node, f"agent-{node.index}-{number}", Random(rng.random()), lease,
+                      work=work, pause=pause)
+                for number in range(per_node)
+            ]
             for node in nodes
-        }
+        }  # fmt: skip
         world.sinks.append(self.hear)
 
     def hear(self, node: VirtualNode, event: Event) -> None:
         self.judge.hear(node, event)
-        agent = self.agents.get(node.peer)
-        if agent is not None:
+        for agent in self.agents.get(node.peer, ()):
             agent.hear(event)
 
     def begin(self, at: float = 0.7) -> None:
         """Let all agents begin; their nodes must have started by then."""
-        for agent in self.agents.values():
-            self.world.at(at, agent.begin)
+        for node in self.nodes:
+            self.world.at(at, lambda node=node: self.rebegin(node))  # type: ignore[misc]
+
+    def rebegin(self, node: VirtualNode) -> None:
+        """The agents of a node that lives (again) begin, remembering nothing."""
+        if node.alive:
+            for agent in self.agents[node.peer]:
+                agent.begin()
 
     def run_until_done(self, limit: float) -> float:
         """Until every task is done, or limit (virtual seconds); returns the time."""

@@ -1,0 +1,201 @@
+"""The same commons over Raft and over PBFT, in virtual time, with nodes cut off, crashed and restarted.
+
+GROVE_FULL=1: 50 agents, 1,000 tasks and 200 seeds over Raft (claim 28), 50 histories for the map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from math import inf
+from random import Random
+from typing import Any
+
+import pytest
+from grove_commons.events import Answered, Read
+from grove_commons.outcomes import Done, Impossible, Refused
+
+from grove_core.drive.virtual import VirtualNode, World
+from grove_core.errors import GroveError
+from grove_core.identity import peer_text
+from grove_core.machine import Event
+from grove_core.specs import Part
+from grove_core.testing.agreement import Agreement
+from grove_core.testing.linearizability import Operation, check
+from grove_core.testing.parts import part
+from tests.plugins.commons.village import Village
+
+FULL = os.environ.get("GROVE_FULL") == "1"
+SEEDS = 200 if FULL else 3
+PER_NODE, TASKS = (10, 1000) if FULL else (2, 60)
+LEASE = 5.0
+COMMONS = {"snapshot_every": 64, "patience": 8.0, "witness_delay": 2.0}
+
+KINDS = ["raft", "pbft"]
+
+
+def members(kind: str, world: World, count: int, voters: int, **commons: Any) -> list[VirtualNode]:
+    """Nodes with the commons over a consensus; the first few decide."""
+    scout = World(seed=world.seed)
+    ids = [peer_text(scout.add(()).peer) for _ in range(count)]
+    if kind == "raft":
+        consensus = part("raft", voters=ids[:voters], election_timeout=0.3, heartbeat=0.05, reconnect=0.2)
+    else:
+        others: dict[str, Any] = {"learners": ids[voters:]}
+        consensus = part("pbft", voters=ids[:voters], snapshot_every=64, **others)
+    parts: tuple[Part, ...] = (part("commons", **{**COMMONS, **commons}), consensus)
+    rng = Random(f"starts {world.seed}")
+    return [world.add(parts, at=rng.uniform(0.0, 0.3)) for _ in range(count)]
+
+
+class Trouble:
+    """One node at a time is cut off, or crashes and comes back, for as long as `until`."""
+
+    def __init__(self, world: World, nodes: list[VirtualNode], rng: Random, until: float) -> None:
+        self.world, self.nodes, self.rng, self.until = world, nodes, rng, until
+        self.again: Callable[[VirtualNode], None] = lambda node: None
+        """Told when a node has begun another life."""
+        world.at(3.0, self.strike)
+
+    def strike(self) -> None:
+        world, rng = self.world, self.rng
+        if world.now > self.until:
+            return
+        node, lasts = rng.choice(self.nodes), rng.uniform(0.5, 2 * LEASE)
+        if rng.random() < 0.5:
+            sides = [int(other is node) for other in world.order]
+            division = world.divide(sides, one_way=rng.random() < 0.3)
+            world.at(world.now + lasts, lambda: world.reunite(division))
+        else:
+            world.crash(node)
+            world.restart(node, at=lasts)
+            world.at(world.now + lasts + 0.01, lambda: self.again(node))
+        world.at(world.now + lasts + rng.uniform(0.2, 3.0), self.strike)
+
+
+@pytest.mark.claim("commons.claims-over-consensus")
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_old_token_is_accepted_and_every_task_finishes(kind: str, seed: int) -> None:
+    world = World(seed=seed, delay=0.005, disk=0.001, dial_timeout=1.0)
+    nodes = members(kind, world, 5, 5 if kind == "raft" else 4)  # with PBFT the fifth one listens
+    agreement = Agreement(world)
+    town = Village(world, nodes, TASKS, seed=seed, lease=LEASE, work=1.0, pause=0.15, per_node=PER_NODE)
+    town.begin(at=2.0)
+    trouble = Trouble(world, nodes, Random(f"trouble {seed}"), until=300.0 if FULL else 30.0)
+    trouble.again = town.rebegin
+    while len(town.judge.done) < TASKS and world.now < 1800.0:
+        agreement.run_for(1.0)
+    print(
+        f"{kind}, seed {seed}: {len(town.judge.done)} of {TASKS} after {world.now:.0f} s, "
+        f"{town.started} started, {len(town.judge.refused)} refused, {town.judge.ended} ended"
+    )
+    town.verdict()
+
+
+class Clients:
+    """Random reads, writes and exchanges at all nodes, written down as a history."""
+
+    def __init__(self, world: World, nodes: list[VirtualNode], rng: Random, rate: float) -> None:
+        self.world, self.nodes, self.rng, self.rate = world, nodes, rng, rate
+        self.open: dict[tuple[int, bytes], tuple[str, tuple[Any, ...], float]] = {}
+        self.history: list[Operation] = []
+        self.count = 0
+        self.until = 0.0
+        world.sinks.append(self.hear)
+
+    def begin(self, at: float, until: float) -> None:
+        self.until = until
+        self.world.at(at, self.ask)
+
+    def ask(self) -> None:
+        world, rng = self.world, self.rng
+        if world.now < self.until:
+            world.at(world.now + rng.expovariate(self.rate), self.ask)
+        node = rng.choice(self.nodes)
+        if not node.alive:
+            return
+        self.count += 1
+        key, new = rng.choice("ab"), b"%d" % self.count
+        kind = rng.random()
+        name, values, more = "put", (key, new), {}
+        input: tuple[Any, ...] = ("write", new)
+        if kind < 0.4:
+            name, values, input = "read", (), ("read",)
+        elif kind < 0.6:
+            old = b"%d" % rng.randrange(max(1, self.count - 4), self.count + 1)
+            name, values, more, input = (
+                "compare_and_set",
+                (key, new),
+                {"expected": old},
+                ("cas", old, new),
+            )
+        try:
+            id = node.plugin("commons").call(
+                lambda machine, ctx: getattr(machine, name)(ctx, *values, **more)
+            )
+        except GroveError:
+            return
+        self.open[node.index, id] = (key, input, world.now)
+
+    def hear(self, node: VirtualNode, event: Event) -> None:
+        if not isinstance(event, Answered | Read):
+            return
+        asked = self.open.pop((node.index, event.id), None)
+        if asked is None:
+            return
+        key, input, call = asked
+        if isinstance(event, Read):
+            found = node.machine("commons").peek(key)
+            if not event.failed:
+                output = None if found is None else found.data
+                self.history.append(Operation(key, input, output, call, self.world.now))
+            return
+        match event.outcome:
+            case Done():
+                self.history.append(Operation(key, input, True, call, self.world.now))
+            case Refused():
+                self.history.append(Operation(key, input, False, call, self.world.now))
+            case Impossible():
+                pass  # definite: it never happened
+            case _:
+                self.history.append(Operation(key, input, None, call, inf))
+
+    def finished(self) -> list[Operation]:
+        """The history, with what was never answered left open."""
+        lost = [
+            Operation(key, input, None, call, inf)
+            for key, input, call in self.open.values()
+            if input != ("read",)
+        ]
+        return self.history + lost
+
+
+@pytest.mark.claim("commons.linearizable")
+@pytest.mark.parametrize("seed", range(50 if FULL else 4))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_map_is_linearizable_whatever_happens(kind: str, seed: int) -> None:
+    world = World(seed=seed, delay=0.005, disk=0.001, dial_timeout=1.0)
+    nodes = members(kind, world, 5, 5 if kind == "raft" else 4, patience=3.0)
+    clients = Clients(world, nodes, Random(f"clients {seed}"), rate=10.0)
+    clients.begin(at=2.0, until=40.0)
+    Trouble(world, nodes, Random(f"trouble {seed}"), until=35.0)
+    world.run(until=60.0)
+    history = clients.finished()
+    answered = sum(operation.answer < inf for operation in history)
+    print(f"{kind}, seed {seed}: {clients.count} asks, {answered} answered")
+    assert answered > clients.count / 2
+    assert check(history) == "linearizable", f"seed {seed}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_members_hold_the_same_bytes_after_trouble(kind: str) -> None:
+    world = World(seed=9, delay=0.005, disk=0.001, dial_timeout=1.0)
+    nodes = members(kind, world, 5, 5 if kind == "raft" else 4)
+    clients = Clients(world, nodes, Random(9), rate=20.0)
+    clients.begin(at=2.0, until=20.0)
+    Trouble(world, nodes, Random(9), until=18.0)
+    world.run(until=60.0)
+    states = [node.machine("commons").state.snapshot() for node in nodes]
+    assert all(node.alive for node in nodes)
+    assert len(set(states)) == 1
