@@ -22,8 +22,9 @@ from grove_tcp.connection import GOODBYE, TcpConnection, address_of
 RANK: Final = 10
 """TCP comes after QUIC (`Transport.rank`)."""
 
-RECEIVE_BUFFER: Final = 512 * 1024
-"""Bytes of the one buffer that all connections receive into."""
+RECEIVE_BUFFER: Final = 128 * 1024
+"""Bytes of the one buffer that all connections receive into: two of the longest Noise messages, and
+what one peer is given of each turn of the loop. Full of new streams it takes some 50 ms."""
 
 BACKLOG: Final = 256
 """Connections the system may keep for us until we accept them."""

@@ -22,8 +22,8 @@ CAPTIONS = {
     "trade": "Each arrow is one seed: the same world, run with one protocol and then with the other.",
     "delivery": "Thin lines are single seeds, thick ones the medians over seeds.",
     "series": "Time 0 is the end of settling.",
-    "hops": "As the protocol counts them. GossipSub's wire format carries no count: its figure is 1.",
-    "degrees": "By what membership calls neighbours.",
+    "shape": "Hops as the protocol counts them (GossipSub's wire format carries no count: its figure is "
+    "1); neighbours as membership counts them.",
     "scaling": "Dots are runs, lines go through their medians.",
 }
 
@@ -44,7 +44,7 @@ h1 b{color:var(--ink)}h1 .a{color:var(--a)}h1 .b{color:var(--b)}
 max-width:30em;text-wrap:balance}
 section+section{margin-top:56px}
 .regime{color:var(--pale);margin:0 0 30px;max-width:62em}
-h2{font-size:20px;margin:52px 0 14px;letter-spacing:-.01em}
+h2{font-size:20px;margin:52px 0 14px;letter-spacing:-.01em}h3{font-size:16px;margin:30px 0 12px}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px}
 table{border-collapse:collapse;width:100%;font-size:14.5px;font-variant-numeric:tabular-nums}
 th{color:var(--pale);font-weight:500;font-size:13px;text-align:right;padding:11px 12px 9px;
@@ -102,7 +102,7 @@ def html(
         )
     live = " live" if manifest.label == "live" else ""
     body.append(f"<div class='honesty{live}'><b>What this does not know.</b> {escape(honesty)}</div>")
-    body.append(f"<h2>Pictures</h2><div class=figures>{_figures(figures)}</div>")
+    body.append(f"<h2>Pictures</h2>{_pictures(tables, figures)}")
     body.append("<h2>Everything else</h2>")
     body += [_beside(table) for table in tables]
     body += [_seeds(table) for table in tables]
@@ -164,6 +164,22 @@ def _row(row: Row) -> str:
 
 def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("e-0", "e-")
+
+
+def _pictures(tables: Sequence[Table], figures: Mapping[str, str]) -> str:
+    """The figures, under the table they belong to where there are several."""
+    if len(tables) == 1:
+        return f"<div class=figures>{_figures(figures)}</div>"
+    found = []
+    for number, table in enumerate(tables, start=1):
+        own = {name: svg for name, svg in figures.items() if name.endswith(f"-{number}")}
+        a, b = short_names(table.a, table.b)
+        title = f"{escape(a)} and {escape(b)}, {table.nodes:,} nodes"
+        found.append(f"<h3>{title}</h3><div class=figures>{_figures(own)}</div>")
+    rest = {name: svg for name, svg in figures.items() if "-" not in name}
+    if rest:
+        found.append(f"<h3>All sizes</h3><div class=figures>{_figures(rest)}</div>")
+    return "".join(found)
 
 
 def _figures(figures: Mapping[str, str]) -> str:

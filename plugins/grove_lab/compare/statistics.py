@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from random import Random
 from statistics import NormalDist, fmean, stdev
 
@@ -90,6 +91,7 @@ def t_cdf(t: float, df: float) -> float:
     return tail if t < 0.0 else 1.0 - tail
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(p: float, df: float) -> float:
     """The t with P(T <= t) = p; 0 < p < 1. By bisection, to the last bits."""
     if p == 0.5:

@@ -37,7 +37,8 @@ INVALID_TOKEN: Final = 0xB
 """Transport error codes of RFC 9000 section 20.1."""
 
 _BATCH = 64
-"""Datagrams read in one turn; then others get theirs."""
+_BATCH_BYTES = 128 * 1024
+"""Datagrams read in one turn, and their bytes; then others get theirs."""
 
 _STRANGERS = 4
 """Datagrams of no connection looked at in one turn."""
@@ -217,7 +218,10 @@ class Endpoint:
         routes = self._routes
         self._in_turn = True
         try:
+            read = 0
             for number in range(_BATCH):
+                if read >= _BATCH_BYTES:
+                    break
                 try:
                     size, address = receive(view)
                 except (BlockingIOError, InterruptedError):
@@ -227,6 +231,7 @@ class Endpoint:
                 except OSError:  # of some earlier datagram of ours
                     self._read_errors()
                     continue
+                read += size
                 data = bytes(view[:size])
                 cid = wire.destination(data)
                 if cid is None:
