@@ -27,8 +27,8 @@ bench: $(VENV)/.dev           ## ours beside the rivals, in one interleaved run
 claims: $(VENV)/.dev          ## the long experiments, and docs/claims.md
 	$(BIN)/python -m tests.claims
 
-fuzz: $(VENV)/.dev            ## 100,000 mutated inputs per decoder, 200 kills while saving
-	GROVE_FUZZ=100000 GROVE_KILLS=200 $(BIN)/python -m pytest -k "mutat or fuzz or kill"
+fuzz: $(VENV)/.dev            ## 100,000 mutated inputs per decoder, 200 kills, hostile peers; docs/hardening.md
+	$(BIN)/python -m tests.hardening
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,7 +20,6 @@ SCRIPTS = {
     "tcp.py": "TCP: set-up, one stream, requests, memory",
     "quic.py": "QUIC: the same, beside bare aioquic",
     "startup.py": "A whole node: until it listens, and at rest",
-    "quic_hostile.py": "What an attack on a QUIC listener costs",
 }
 
 HEAD = """# Benchmarks
