@@ -66,11 +66,17 @@ class Proposals(Reads):
 
     @handles(Proposed)
     def on_proposed(self, ctx: Ctx, event: Proposed) -> None:
-        self.want(ctx, event.id, event.command)
+        try:
+            self.want(ctx, event.id, event.command)
+        except LocalProtocolError as error:  # a sibling asked, not a person: the answer is an event
+            ctx.emit(Rejected(event.id, str(error)))
 
     @handles(ReadAsked)
     def on_read_asked(self, ctx: Ctx, event: ReadAsked) -> None:
-        self.want_read(ctx, event.id)
+        try:
+            self.want_read(ctx, event.id)
+        except LocalProtocolError as error:
+            ctx.emit(Rejected(event.id, str(error)))
 
     def new_id(self, ctx: Ctx) -> bytes:
         """16 bytes that this node makes once in all its lives."""

@@ -6,12 +6,18 @@ GROVE_FULL=1 runs it at its full size: 50 agents, 1,000 tasks, 200 seeds.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
+from grove_commons.state import Session, State
 
-from grove_core.drive.virtual import World
+from grove_core.drive.virtual import SimulationError, World
+from grove_core.machine import PeerId
+from grove_core.testing.linearizability import Operation, check
 from grove_core.testing.parts import part
+from tests.plugins.commons.clients import Clients
 from tests.plugins.commons.sequencer import Agreed
 from tests.plugins.commons.village import Village
 
@@ -122,3 +128,82 @@ def test_a_task_whose_holder_died_is_taken_over_within_its_lease_and_the_witness
         world.run_for(0.1)
     assert town.judge.live[task][1] > token
     assert LEASE - 2 < world.now - before < LEASE + 2 * 2.0 + 2.0
+
+
+def careless_about_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submits is taken for the holder."""
+    submit = State._submit
+
+    def careless(self: State, task: str, token: int, result: bytes, by: PeerId, news: Any) -> Any:
+        held = self.claims.get(task)
+        return submit(self, task, held.token, result, held.holder, news) if held else submit(
+            self, task, token, result, by, news
+        )  # fmt: skip
+
+    monkeypatch.setattr(State, "_submit", careless)
+
+
+def careless_about_holders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim is granted though somebody holds the task."""
+    claim = State._claim
+
+    def careless(self: State, want: Any, by: PeerId, news: Any) -> Any:
+        if want.task in self.claims:
+            self._free(want.task, self.claims[want.task])
+        return claim(self, want, by, news)
+
+    monkeypatch.setattr(State, "_claim", careless)
+
+
+@pytest.mark.parametrize("careless", [careless_about_tokens, careless_about_holders])
+def test_a_planted_bug_is_caught(
+    careless: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative controls: the judge, or the agents, notice within a few seeds."""
+    careless(monkeypatch)
+    caught = 0
+    for seed in range(10):
+        agreed = Agreed(seed, drop=0.1, twice=0.3)
+        town = village(seed, 6, 30, agreed, pause=0.4)
+        town.begin()
+        trouble(town, agreed, Random(seed), until=40.0)
+        try:
+            town.run_until_done(300.0)
+            town.verdict()
+        except (SimulationError, AssertionError):
+            caught += 1
+            break
+    assert caught
+
+
+# The map over a consensus that commits twice what was proposed once.
+
+
+def careless_about_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second commit of one id counts again."""
+
+    def careless(self: State, proposer: PeerId, name: Any, oldest: int) -> Session:
+        return self.sessions.setdefault(proposer, Session(name.life, 0, {}))
+
+    monkeypatch.setattr(State, "_session", careless)
+
+
+def history(seed: int) -> list[Operation]:
+    agreed = Agreed(seed, drop=0.1, refuse=0.1, twice=0.3, delay=(0.01, 0.3))
+    town = village(seed, 5, 0, agreed)
+    clients = Clients(town.world, town.nodes, Random(seed), rate=4.0)
+    clients.begin(at=1.0, until=15.0)
+    trouble(town, agreed, Random(f"trouble {seed}"), until=15.0)
+    town.world.run(until=40.0)
+    return clients.finished()
+
+
+@pytest.mark.claim("commons.linearizable")
+@pytest.mark.parametrize("seed", range(500 if FULL else 6))
+def test_the_map_is_linearizable_though_commits_come_twice(seed: int) -> None:
+    assert check(history(seed)) == "linearizable", f"seed {seed}"
+
+
+def test_counting_a_retry_twice_is_not_linearizable(monkeypatch: pytest.MonkeyPatch) -> None:
+    careless_about_retries(monkeypatch)
+    assert any(check(history(seed)) == "not linearizable" for seed in range(10))

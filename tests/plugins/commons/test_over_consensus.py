@@ -12,17 +12,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from grove_commons.events import Answered, Read
-from grove_commons.outcomes import Done, Impossible, Refused
+from grove_commons.events import Read
 
 from grove_core.drive.virtual import VirtualNode, World
-from grove_core.errors import GroveError
 from grove_core.identity import peer_text
-from grove_core.machine import Event
 from grove_core.specs import Part
 from grove_core.testing.agreement import Agreement
-from grove_core.testing.linearizability import Operation, check
+from grove_core.testing.linearizability import check
 from grove_core.testing.parts import part
+from grove_core.testing.village import peer
+from tests.plugins.commons.clients import Clients
 from tests.plugins.commons.village import Village
 
 FULL = os.environ.get("GROVE_FULL") == "1"
@@ -32,6 +31,7 @@ LEASE = 5.0
 COMMONS = {"snapshot_every": 64, "patience": 8.0, "witness_delay": 2.0}
 
 KINDS = ["raft", "pbft"]
+OTHERS = {"voters": [peer_text(peer(number)) for number in range(4)]}
 
 
 def members(kind: str, world: World, count: int, voters: int, **commons: Any) -> list[VirtualNode]:
@@ -93,84 +93,6 @@ def test_no_old_token_is_accepted_and_every_task_finishes(kind: str, seed: int) 
     town.verdict()
 
 
-class Clients:
-    """Random reads, writes and exchanges at all nodes, written down as a history."""
-
-    def __init__(self, world: World, nodes: list[VirtualNode], rng: Random, rate: float) -> None:
-        self.world, self.nodes, self.rng, self.rate = world, nodes, rng, rate
-        self.open: dict[tuple[int, bytes], tuple[str, tuple[Any, ...], float]] = {}
-        self.history: list[Operation] = []
-        self.count = 0
-        self.until = 0.0
-        world.sinks.append(self.hear)
-
-    def begin(self, at: float, until: float) -> None:
-        self.until = until
-        self.world.at(at, self.ask)
-
-    def ask(self) -> None:
-        world, rng = self.world, self.rng
-        if world.now < self.until:
-            world.at(world.now + rng.expovariate(self.rate), self.ask)
-        node = rng.choice(self.nodes)
-        if not node.alive:
-            return
-        self.count += 1
-        key, new = rng.choice("ab"), b"%d" % self.count
-        kind = rng.random()
-        name, values, more = "put", (key, new), {}
-        input: tuple[Any, ...] = ("write", new)
-        if kind < 0.4:
-            name, values, input = "read", (), ("read",)
-        elif kind < 0.6:
-            old = b"%d" % rng.randrange(max(1, self.count - 4), self.count + 1)
-            name, values, more, input = (
-                "compare_and_set",
-                (key, new),
-                {"expected": old},
-                ("cas", old, new),
-            )
-        try:
-            id = node.plugin("commons").call(
-                lambda machine, ctx: getattr(machine, name)(ctx, *values, **more)
-            )
-        except GroveError:
-            return
-        self.open[node.index, id] = (key, input, world.now)
-
-    def hear(self, node: VirtualNode, event: Event) -> None:
-        if not isinstance(event, Answered | Read):
-            return
-        asked = self.open.pop((node.index, event.id), None)
-        if asked is None:
-            return
-        key, input, call = asked
-        if isinstance(event, Read):
-            found = node.machine("commons").peek(key)
-            if not event.failed:
-                output = None if found is None else found.data
-                self.history.append(Operation(key, input, output, call, self.world.now))
-            return
-        match event.outcome:
-            case Done():
-                self.history.append(Operation(key, input, True, call, self.world.now))
-            case Refused():
-                self.history.append(Operation(key, input, False, call, self.world.now))
-            case Impossible():
-                pass  # definite: it never happened
-            case _:
-                self.history.append(Operation(key, input, None, call, inf))
-
-    def finished(self) -> list[Operation]:
-        """The history, with what was never answered left open."""
-        lost = [
-            Operation(key, input, None, call, inf)
-            for key, input, call in self.open.values()
-            if input != ("read",)
-        ]
-        return self.history + lost
-
-
 @pytest.mark.claim("commons.linearizable")
 @pytest.mark.parametrize("seed", range(50 if FULL else 4))
 @pytest.mark.parametrize("kind", KINDS)
@@ -199,3 +121,21 @@ def test_all_members_hold_the_same_bytes_after_trouble(kind: str) -> None:
     states = [node.machine("commons").state.snapshot() for node in nodes]
     assert all(node.alive for node in nodes)
     assert len(set(states)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_that_is_no_member_is_told_so_and_its_consensus_lives_on(kind: str) -> None:
+    world = World(seed=3, delay=0.005)
+    members(kind, world, 4, 4)
+    stranger = world.add(
+        (part("commons", patience=1.0), part(kind, **({"voters": []} if kind == "raft" else OTHERS)))
+    )
+    told: list[Any] = []
+    world.sinks.append(
+        lambda node, event: told.append(event) if isinstance(event, Read) and node is stranger else None
+    )
+    world.run(until=1.0)
+    stranger.plugin("commons").call(lambda machine, ctx: machine.read(ctx))
+    world.run(until=5.0)
+    (read,) = told
+    assert read.failed
