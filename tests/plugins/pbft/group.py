@@ -1,6 +1,7 @@
 """A PBFT group in a virtual world: voters, observers, what they committed, and whether they agree.
 
-The ids of a world's nodes follow from its seed, so a group's first members can be named before they exist.
+The ids of a world's nodes follow from its seed, so a group's first members can be named before they
+exist.
 """
 
 from __future__ import annotations

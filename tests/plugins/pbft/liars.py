@@ -1,5 +1,5 @@
-"""Replicas that lie, each in one way of the consensus reference's list (1.2). They sign with their own keys
-only: what they cannot forge, they do not have."""
+"""Replicas that lie, each in one way of the consensus reference's list (1.2). They sign with their own
+keys only: what they cannot forge, they do not have."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class SelectivePrimary(Pbft):
 
 
 class EquivocatingPrimary(Pbft):
-    """Gives one number to two batches: the first half of the backups hears of one, the rest of the other."""
+    """Gives one number to two batches: the first half of the backups hears of one, the rest of the
+    other."""
 
     def broadcast(self, ctx: Any, msg: Any) -> None:
         if not isinstance(msg, PrePrepare) or not msg.batch:

@@ -12,7 +12,8 @@ from tests.plugins.pbft.liars import BYZANTINE, Forger, MutePrimary, SelectivePr
 
 
 def scenario(kind: type[Pbft], n: int, seed: int, *, keys: bool = False) -> Group:
-    """f liars of a kind, the first primary among them; 40 commands; one honest voter absent for a while."""
+    """f liars of a kind, the first primary among them; 40 commands; one honest voter absent for a
+    while."""
     scout = Group(n, observers=1, seed=seed, keys=keys)
     scout.run(0.1)
     order = scout.by_rank()

@@ -1,13 +1,13 @@
 """Twins (Bano et al., OPODIS 2021, arXiv 2004.10617): unmodified replicas, one of them twice.
 
 Two machines share one identity and one place among the voters: together they equivocate, vote twice and
-forget, without a line of Byzantine code. A scenario is a list of phases. In each, the five machines are cut
-into sides that hear each other and nobody else; each side is given a command of its own, all that can be
-delivered is, and then the machines' timers run out. All four views are led by whoever the configuration says, so
-a twin leads one view in two places at once.
+forget, without a line of Byzantine code. A scenario is a list of phases. In each, the five machines are
+cut into sides that hear each other and nobody else; each side is given a command of its own, all that
+can be delivered is, and then the machines' timers run out. All four views are led by whoever the
+configuration says, so a twin leads one view in two places at once.
 
-Here the network is a bag of messages, not a world: a scenario takes a few milliseconds, and signatures are
-taken for good (twins cannot forge).
+Here the network is a bag of messages, not a world: a scenario takes a few milliseconds, and signatures
+are taken for good (twins cannot forge).
 """
 
 from __future__ import annotations
