@@ -17,24 +17,28 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 SCRIPTS = {
+    "startup.py": "A whole node: until it listens, and at rest",
     "tcp.py": "TCP: set-up, one stream, requests, memory",
     "quic.py": "QUIC: the same, beside bare aioquic",
-    "startup.py": "A whole node: until it listens, and at rest",
 }
 
 HEAD = """# Benchmarks
 
 Written by `make bench`; do not edit. Both ends run on the machine named below, rivals interleaved in
-one run; medians over the rounds, with the smallest and the largest. Ratios hold better than absolutes.
+one run; medians over the rounds, with the smallest and the largest. Ratios hold better than absolutes,
+and processor time better than either on a machine that others use too: it is then that the load average
+below is above the number of cores.
 
 """
 
 
 def main() -> int:
-    parts = [HEAD, f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}.\n"]
+    machine = f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
+    parts = [HEAD, f"{machine}; `python -m benchmarks {' '.join(sys.argv[1:])}`".rstrip(" `") + "`.\n"]
     failed = 0
     for script, title in SCRIPTS.items():
         print(f"== {title}", flush=True)
+        busy = os.getloadavg()[1]
         done = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / script), *sys.argv[1:]],
             stdout=subprocess.PIPE,
@@ -42,9 +46,10 @@ def main() -> int:
             cwd=ROOT,
         )
         print(done.stdout, flush=True)
-        parts.append(f"\n## {title}\n\n```\n{done.stdout.strip()}\n```\n")
+        others = f"Load average of the five minutes before: {busy:.1f}."
+        parts.append(f"\n## {title}\n\n```\n{done.stdout.strip()}\n```\n\n{others}\n")
         failed += done.returncode != 0
-    PAGE.write_text("".join(parts))
+        PAGE.write_text("".join(parts))
     print(f"wrote {PAGE.relative_to(ROOT)}")
     return 1 if failed else 0
 

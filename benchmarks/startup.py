@@ -4,7 +4,8 @@
 
 A round starts each once, one after the other, in a shuffled order: a whole Grove node (profile,
 store, overlay, local door) with TCP alone and with TCP and QUIC, and a js-libp2p peer if it is
-installed. Milliseconds from the start of the process to its first line; MB resident one second later.
+installed. Milliseconds from the start of the process to its first line, by the clock and
+of processor time (the clock also counts who else uses the machine); MB resident one second later.
 Our modules are compiled before the first round, as pip does when it installs them.
 """
 
@@ -41,8 +42,11 @@ def rivals() -> dict[str, list[str]]:
     return found
 
 
-def once(command: list[str], compiled: str) -> tuple[float, float]:
-    """Milliseconds to the first line, and MB resident a second later. compiled: a folder for .pyc."""
+def once(command: list[str], compiled: str) -> tuple[float, float, float]:
+    """Milliseconds to the first line, of the clock and of processors, and MB resident a second later.
+
+    compiled: a folder for .pyc.
+    """
     with tempfile.TemporaryDirectory() as data:
         if "up" in command:
             command = [*command, "--data", data]
@@ -63,13 +67,20 @@ def once(command: list[str], compiled: str) -> tuple[float, float]:
             line = process.stdout.readline()
             took = 1000 * (time.perf_counter() - begin)
             assert b"listening" in line, line
+            worked = busy(process.pid)
             time.sleep(1.0)
             status = Path(f"/proc/{process.pid}/status").read_text()
             resident = next(row for row in status.splitlines() if row.startswith("VmRSS"))
-            return took, int(resident.split()[1]) / 1024
+            return took, worked, int(resident.split()[1]) / 1024
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(10)
+
+
+def busy(pid: int) -> float:
+    """Milliseconds of processor time that a process has used so far, all threads."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e6
 
 
 def environment(compiled: str) -> dict[str, str]:
@@ -83,19 +94,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_known_args()[0].rounds
     commands = rivals()
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as compiled:
         for command in commands.values():
             once(command, compiled)
         for _ in range(rounds):
             for name in random.sample(list(commands), len(commands)):
                 figures[name].append(once(commands[name], compiled))
-    print(f"{'':28}{'ms to listening':>28}{'MB resident':>16}")
+    print(f"{'':28}{'ms to listening':>24}{'of processors':>24}{'MB resident':>14}")
     for name, found in figures.items():
-        times = [took for took, _ in found]
-        sizes = [size for _, size in found]
-        spread = f"{statistics.median(times):.0f} ({min(times):.0f}-{max(times):.0f})"
-        print(f"{name:28}{spread:>28}{statistics.median(sizes):>16.1f}")
+        times, worked, sizes = zip(*found, strict=True)
+        spread = "".join(
+            f"{f'{statistics.median(each):.0f} ({min(each):.0f}-{max(each):.0f})':>24}"
+            for each in (times, worked)
+        )
+        print(f"{name:28}{spread}{statistics.median(sizes):>14.1f}")
 
 
 if __name__ == "__main__":
