@@ -1,0 +1,176 @@
+"""Claims between real processes over TCP and Raft, with `kill -9`, SIGSTOP and cut connections.
+
+Issue 4, acceptance 5. GROVE_FULL=1: 5 nodes, 50 agents, 1,000 tasks, and misfortune all the while.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FULL = os.environ.get("GROVE_FULL") == "1"
+NODES, AGENTS, TASKS = (5, 10, 1000) if FULL else (3, 4, 50)
+LEASE = 1.0  # s
+WORK = 1.0  # s, on average
+BOUND = 600.0 if FULL else 60.0  # s; the small one takes about 8
+
+
+class Process:
+    """A node with its agents, over all its lives."""
+
+    def __init__(self, number: int, ports: list[int], data: Path) -> None:
+        self.job = {
+            "number": number, "ports": ports, "data": str(data / str(number)),
+            "tasks": TASKS, "agents": AGENTS, "lease": LEASE, "work": WORK,
+        }  # fmt: skip
+        self.is_stopped = self.is_apart = self.has_finished = False
+        self.lives = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.is_stopped = self.is_apart = self.has_finished = False
+        self.lives += 1
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.plugins.commons.process", json.dumps(self.job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+        self.process.send_signal(how)
+        self.process.wait()
+        assert self.process.stdin is not None and self.process.stdout is not None  # noqa: PT018
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def events(self) -> list[dict[str, Any]]:
+        file = Path(str(self.job["data"])) / "events"
+        lines = file.read_bytes().split(b"\n") if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith(b"}")]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Trouble:
+    """One node at a time is killed, stopped or cut off, and comes back. Moved by `move`."""
+
+    def __init__(self, processes: list[Process], rng: random.Random) -> None:
+        self.processes, self.rng = processes, rng
+        self.done: dict[str, int] = {"killed": 0, "stopped": 0, "apart": 0}
+        self.victim: Process | None = None
+        self.at = time.monotonic() + 2.0
+
+    def move(self, *, is_over: bool) -> None:
+        if time.monotonic() < self.at:
+            return
+        if self.victim is not None:
+            self.relieve(self.victim)
+            self.victim = None
+            self.at = time.monotonic() + self.rng.uniform(0.2, 1.0)
+        elif not is_over:
+            self.victim = self.rng.choice(self.processes)
+            self.strike(self.victim)
+            self.at = time.monotonic() + self.rng.uniform(0.2, 3 * LEASE)
+
+    def strike(self, victim: Process) -> None:
+        kind = min(self.done, key=lambda kind: (self.done[kind], self.rng.random()))
+        self.done[kind] += 1
+        if kind == "killed":
+            victim.end()
+        elif kind == "stopped":
+            victim.process.send_signal(signal.SIGSTOP)
+            victim.is_stopped = True
+        else:
+            victim.say("apart")
+            victim.is_apart = True
+
+    def relieve(self, victim: Process) -> None:
+        if victim.is_stopped:
+            victim.process.send_signal(signal.SIGCONT)
+            victim.is_stopped = False
+        elif victim.is_apart:
+            victim.say("together")
+            victim.is_apart = False
+        else:
+            victim.begin()
+
+
+@pytest.mark.claim("commons.processes")
+def test_killed_stopped_and_cut_off_no_old_token_is_accepted_and_every_task_finishes() -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed} (of the misfortunes; the rest is real)")
+    ports = free_ports(NODES)
+    with tempfile.TemporaryDirectory(prefix="grove-") as folder:
+        processes = [Process(number, ports, Path(folder)) for number in range(NODES)]
+        trouble = Trouble(processes, random.Random(seed))
+        began = time.monotonic()
+        try:
+            while not all(one.has_finished for one in processes):
+                assert time.monotonic() - began < BOUND, [one.has_finished for one in processes]
+                readable = [one.process.stdout for one in processes if one.process.stdout
+                            and not one.process.stdout.closed and one.process.poll() is None]  # fmt: skip
+                ready, _, _ = select.select(readable, [], [], 0.05)
+                for one in processes:
+                    if one.process.stdout in ready:
+                        assert one.process.stdout is not None
+                        line = one.process.stdout.readline()
+                        one.has_finished |= line == b"finished\n"
+                        assert line or one is trouble.victim, f"node {one.job['number']} ended by itself"
+                trouble.move(is_over=any(one.has_finished for one in processes))
+        finally:
+            for one in processes:
+                if one.process.poll() is None:
+                    one.end()
+        took = time.monotonic() - began
+        verdict(processes, trouble, took)
+
+
+def verdict(processes: list[Process], trouble: Trouble, took: float) -> None:
+    """From what all nodes heard, life by life, and what all agents were told."""
+    granted: dict[str, dict[int, str]] = {}
+    done: dict[str, tuple[int, str]] = {}
+    told = [event for one in processes for event in one.events()]
+    for event in told:
+        if event["event"] == "claim_granted":
+            holder = f"{event['holder']} {event['agent']}"
+            known = granted.setdefault(event["task"], {}).setdefault(event["token"], holder)
+            assert known == holder, "one token, one holder"
+        elif event["event"] == "task_done":
+            result = (event["token"], event["holder"])
+            assert done.setdefault(event["task"], result) == result, "one result per task"
+    assert len(done) == TASKS, "every task finishes"
+    for task, (token, _) in done.items():
+        later = [other for other in granted.get(task, {}) if other > token]
+        assert not later, f"{task} was done with fence {token}, and {later} were granted"
+    accepted = [event for event in told if event["event"] == "accepted"]
+    for event in accepted:
+        assert event["token"] == done[event["task"]][0], "accepted with the token it was done with"
+    refused = sum(event["event"] == "refused" for event in told)
+    lost = sum(event["event"] == "claim_lost" for event in told)
+    print(
+        f"{TASKS} tasks by {NODES * AGENTS} agents in {took:.1f} s; {trouble.done}; "
+        f"{sum(map(len, granted.values()))} claims, {refused} results refused, {lost} claims lost"
+    )
