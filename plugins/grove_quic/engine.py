@@ -208,6 +208,14 @@ class Engines(Protocol):
         """A server for a client's first packet, which it has not been fed yet. None: bad token."""
         ...
 
+    def is_ours(self, token: bytes) -> bool:
+        """Whether it came from a Retry packet of ours, good or not.
+
+        Others do come: quinn keeps what NEW_TOKEN gave it by server name, and under libp2p all servers
+        have one name. Such a token counts as none (RFC 9000 section 8.1.3).
+        """
+        ...
+
     def retry(self, initial: Initial, address: Address, now: float) -> bytes:
         """A Retry packet: proves the client's address and stores nothing (RFC 9000 section 8.1.2)."""
         ...

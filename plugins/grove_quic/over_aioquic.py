@@ -90,6 +90,9 @@ MAX_EARLY_CRYPTO = 65_536
 MAX_UNACKNOWLEDGED = 4_096
 """Packets of ours remembered; beyond, those that only acknowledged are forgotten."""
 
+MARK_LENGTH = 8
+"""Bytes before each of our Retry tokens by which we know it for ours."""
+
 REASON_MAX = 200
 """Bytes of a close's reason: it must fit the smallest packet."""
 
@@ -692,6 +695,7 @@ class AioquicEngines:
         self._config = config
         self._streams = streams
         self._retry = QuicRetryTokenHandler()
+        self._mark = os.urandom(MARK_LENGTH)
         self._client, self._server = (
             QuicConfiguration(
                 alpn_protocols=[ALPN],
@@ -724,7 +728,10 @@ class AioquicEngines:
         if initial.token:
             try:
                 original = self._retry.validate_token(
-                    address=address, destination_cid=initial.destination, token=initial.token, now=now
+                    address=address,
+                    destination_cid=initial.destination,
+                    token=initial.token[MARK_LENGTH:],
+                    now=now,
                 )
             except ValueError:
                 return None
@@ -738,9 +745,12 @@ class AioquicEngines:
             retried=retried,
         )
 
+    def is_ours(self, token: bytes) -> bool:
+        return token.startswith(self._mark)
+
     def retry(self, initial: Initial, address: Address, now: float) -> bytes:
         source = os.urandom(ID_LENGTH)
-        token = self._retry.create_token(
+        token = self._mark + self._retry.create_token(
             address=address,
             original_destination_connection_id=initial.destination,
             retry_source_connection_id=source,

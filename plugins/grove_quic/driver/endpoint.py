@@ -278,6 +278,8 @@ class Endpoint:
             if answer is not None and self.door.may_answer(now):
                 self.send([(answer, address)])
             return
+        if first.token and not self.engines.is_ours(first.token):
+            first = Initial(first.destination, first.source, b"")
         door = self.door
         if door.is_full:
             return

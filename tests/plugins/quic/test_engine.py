@@ -425,6 +425,20 @@ def test_a_token_of_another_address_is_none() -> None:
     assert link.engines[1].accept(again, ("192.0.2.9", 1), link.now) is not None
 
 
+def test_a_token_that_we_did_not_make_is_none_of_ours() -> None:
+    """quinn shows what another server's NEW_TOKEN gave it: under libp2p all have the same name."""
+    link = Link(handshaken=False)
+    packet = wire.initial(link.heap[0][3])
+    assert isinstance(packet, Initial)
+    link.client.datagram_in(link.engines[0].retry(packet, ("192.0.2.1", 1), link.now), SERVER, link.now)
+    data, _ = link.client.poll_out(link.now)[0]
+    again = wire.initial(data)
+    assert isinstance(again, Initial)
+    assert link.engines[0].is_ours(again.token)
+    assert not link.engines[1].is_ours(again.token)
+    assert not link.engines[1].is_ours(b"") and not link.engines[1].is_ours(bytes(64))
+
+
 def test_a_refused_client_learns_it_at_once() -> None:
     link = Link(handshaken=False)
     first = link.heap[0][3]
