@@ -126,9 +126,9 @@ def _refusal_of(voters: list[PeerId], learners: list[PeerId], changes: tuple[Cha
             return "who is promoted is no observer"
         if act == "demote" and peer not in voters:
             return "who is demoted is no voter"
-        _apply(change, voters, learners)
-        if not voters:
+        if act in ("exit", "demote") and voters == [peer]:
             return "the last voter cannot go"
+        _apply(change, voters, learners)
     if len(voters) > MAX_VOTERS or len(learners) > MAX_LEARNERS:
         return (
             f"{len(voters)} voters and {len(learners)} observers; limits {MAX_VOTERS} and {MAX_LEARNERS}"

@@ -109,8 +109,9 @@ class Transfer(Checkpoints):
         is_quiet = self._seen == self.executed
         self._seen = self.executed
         self._quiet = self._quiet + 1 if is_quiet else 0
-        voter = ctx.me in self.configuration.rank
-        if is_quiet and (not voter or self.is_changing or self._quiet % SELDOM == 1):
+        is_open = max(self.slots, default=0) > self.executed  # something began, and may have ended
+        listens = ctx.me not in self.configuration.rank
+        if is_quiet and (listens or is_open or self.is_changing or self._quiet % SELDOM == 1):
             self.catch_up(ctx)
 
     # Asking.
