@@ -55,8 +55,17 @@ class Election(State):
             self.set_leader(ctx, None)
 
     def may_stand(self, ctx: Ctx) -> bool:
-        """Whether this member may lead: it decides, and has lost nothing it once acknowledged."""
-        return self.log.members.decides(ctx.me) and not self.log.is_damaged
+        """Whether this member may lead: it decides, and has lost nothing it once acknowledged.
+
+        Who is left out by a configuration that is not committed may still be needed to commit it (§4.2.2).
+        """
+        log = self.log
+        if log.is_damaged:
+            return False
+        at = log.members_index
+        return log.members.decides(ctx.me) or (
+            at > self.commit and log.members_at(at - 1).decides(ctx.me)
+        )
 
     def hears_leader(self, ctx: Ctx) -> bool:
         """Whether a leader lives as far as we know: then nobody else gets our vote (§4.2.3).
