@@ -4,10 +4,10 @@ The primary metric is the scenario's (`measure.primary`) and stands for itself; 
 `FAMILY` that were measured are one family under Holm's correction. Which words a row may end with:
 
     equal       the two one-sided tests place the mean within the margin
-    better      (worse; higher and lower where neither is better) p < 0.05 after correction, the 95 %
-                interval leaves zero, and the estimate lies beyond the margin: what is closer than
-                the margin was declared not to matter, before anything ran
-    undecided   none of these; says about how many more seeds would decide
+    better      (worse; higher and lower where neither is better) p < 0.05 after correction, and the
+                whole 99 % interval (of secondary metrics: as many times stricter as there are) lies
+                beyond the margin: what is closer was declared not to matter before anything ran
+    undecided   neither is shown; says about how many more seeds would decide
     refused     fewer than 6 pairs: the test could not reach p < 0.05 whatever was measured
     no events   zero on both sides, every seed
     identical   the same number on every seed, as where both sides share the protocol behind it
@@ -331,15 +331,14 @@ def _word(row: Row, tests: int) -> None:
         row.word = "no events"
     elif not any(ds):
         row.word = "identical"
-    elif row.p is None or row.low is None or row.high is None:
+    elif row.p is None:
         row.word = "refused"
     elif st.equality(ds, margin) < st.LEVEL:
         row.word = "equal"
     else:
-        neutral = 1.0 if row.is_ratio else 0.0
-        is_apart = not row.low <= neutral <= row.high
+        low, high = st.t_interval(ds, st.STRICT / tests)
         mean = fmean(ds)
-        if row.is_significant and is_apart and not margin[0] <= mean <= margin[1]:
+        if row.is_significant and (low > margin[1] or high < margin[0]):
             row.word = _direction(row.metric, mean > 0.0)
         else:
             row.word = "undecided"

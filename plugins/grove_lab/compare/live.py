@@ -223,6 +223,7 @@ class World:
             rng = stream(self.seed, "publish", name)
             fixed = int(rng.random() * len(self.seats))
             at, number = one.start, 0
+            # Regular times are counted, not added up: 10 × 0.1 s must not fall short of 1 s.
             while at < min(one.stop or math.inf, self.scenario.duration):
                 if one.count and number >= one.count:
                     break
@@ -244,7 +245,10 @@ class World:
 
                 found.append((at, say))
                 number += 1
-                at += rng.expovariate(one.rate) if one.arrivals == "poisson" else 1 / one.rate
+                if one.arrivals == "poisson":
+                    at += rng.expovariate(one.rate)
+                else:
+                    at = one.start + number / one.rate
         return found
 
     def _crashes(self) -> list[tuple[float, Callable[[], Any]]]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import msgspec
 
 from grove_core.cli.show import toml, toml_key
 from grove_core.errors import GroveError
+from grove_core.registry import GROUP
 from grove_core.specs import Part
 from grove_lab.compare import statistics as st
 from grove_lab.compare.judging import SUCCESS_MARGIN
@@ -65,6 +66,7 @@ class Settings(msgspec.Struct, kw_only=True):
     margin: float
     success_margin: float = SUCCESS_MARGIN
     level: float = st.LEVEL
+    strict: float = st.STRICT
     least_seeds: int = st.LEAST
     exact_flips_to: int = st.EXACT
     flips: int = st.FLIPS
@@ -182,18 +184,13 @@ def software(parts: Sequence[Part] = ()) -> Software:
 
     A digest of the source holds for editable installations too, where no wheel exists.
     """
-    owners = packages_distributions()
     found = {}
-    names = ("grove_core", "grove_lab", *_packages(parts))
-    for name in dict.fromkeys(names):
-        owner = owners.get(name, [""])[0]
-        found[name] = {
-            "distribution": owner,
-            "version": _version(owner),
-            "source": _source_digest(name),
-        }
+    owners = _owners()
+    for name in dict.fromkeys(("grove_core", "grove_lab", *_packages(parts))):
+        owner, its_version = owners.get(name, ("", ""))
+        found[name] = {"distribution": owner, "version": its_version, "source": _source_digest(name)}
     return Software(
-        grove=_version("grove-node"),
+        grove=owners["grove_core"][1],
         commit=_commit(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
@@ -220,11 +217,17 @@ def _distributions() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution) if distribution else ""
-    except PackageNotFoundError:
-        return ""
+@lru_cache
+def _owners() -> dict[str, tuple[str, str]]:
+    """Package -> (distribution, version) of everything that offers a plugin."""
+    found: dict[str, tuple[str, str]] = {}
+    for one in distributions():
+        for entry in one.entry_points:
+            if entry.group == GROUP:
+                package = entry.value.partition(":")[0].partition(".")[0]
+                found[package] = (one.metadata["Name"], one.version)
+    found["grove_core"] = found["grove_lab"]
+    return found
 
 
 @lru_cache

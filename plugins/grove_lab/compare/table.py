@@ -90,7 +90,10 @@ def cells_of(row: Row) -> tuple[str, str, str, str, str, str]:
 
 def footnotes(table: Table) -> list[str]:
     """What must stand under a table."""
-    notes = [f"* p < 0.05 after Holm over {table.family} secondary metrics (primary uncorrected)."]
+    notes = [
+        f"* p < 0.05 after Holm over {table.family} secondary metrics (primary uncorrected), "
+        "and the 99 % interval beyond the margin."
+    ]
     row = table.row(table.primary)
     if row is not None and row.aa is not None:
         how = "measured" if table.is_aa_measured else "from the spread of its own runs"

@@ -128,10 +128,10 @@ def test_effect_sizes() -> None:
 
 def test_the_number_of_pairs_a_decision_takes() -> None:
     margin = (-0.03, 0.03)
-    wide = st.pairs_needed(0.05, 0.1, margin)
+    wide = st.pairs_needed(0.08, 0.1, margin)  # the interval must end 0.05 from the mean
     assert wide is not None
-    assert st.t_quantile(0.975, wide - 1) * 0.1 / math.sqrt(wide) < 0.05
-    assert st.t_quantile(0.975, wide - 2) * 0.1 / math.sqrt(wide - 1) >= 0.05
+    assert st.t_quantile(0.995, wide - 1) * 0.1 / math.sqrt(wide) < 0.05
+    assert st.t_quantile(0.995, wide - 2) * 0.1 / math.sqrt(wide - 1) >= 0.05
     same = st.pairs_needed(0.0, 0.1, margin)
     assert same is not None
     assert st.t_quantile(0.95, same - 1) * 0.1 / math.sqrt(same) < 0.03
