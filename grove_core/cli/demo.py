@@ -1,9 +1,11 @@
-"""`grove demo`: a village of real nodes meets, talks, loses one, heals, and takes in a newcomer.
+"""`grove demo`: a village of real nodes meets, talks, claims, loses one, heals, takes in a newcomer.
 
 One super-peer and four residential nodes, processes of their own on loopback (`village.py`), half of
 them reachable by QUIC and half by TCP. What is drawn (`picture.py`) and what is counted is what the
-nodes say at their doors. Nothing is claimed that was not observed: `ok`, and exit code 0, only if
-every message reached everyone it should, once, and the village healed and let the newcomer in.
+nodes say at their doors. In between, five agents want one task (`errand.py`): its holder is the one
+that is killed, and comes back at the end. Nothing is said that was not observed: `ok`, and exit code
+0, only if every message reached everyone it should, once, the village healed and let the newcomer in,
+and the late result was refused.
 """
 
 from __future__ import annotations
@@ -17,16 +19,20 @@ from typing import Any, Final
 
 import click
 
+from grove_core.cli.errand import TASK, Errand
 from grove_core.cli.village import Home, Village
 from grove_core.errors import GroveError
 
 RESIDENTS: Final = (("ash", "quic"), ("birch", "tcp"), ("cedar", "quic"), ("elm", "tcp"))
 NEWCOMER: Final = ("fir", "quic")
 LISTEN: Final = {"quic": "/ip4/127.0.0.1/udp/0/quic-v1", "tcp": "/ip4/127.0.0.1/tcp/0"}
-STEPS: Final = ("start", "gather", "talk", "kill one", "heal", "newcomer", "done")
+STEPS: Final = ("start", "gather", "talk", "claim", "kill", "heal", "join", "return", "done")
 
 HURRY: Final = ("--set", "plugins.hyparview.shuffle_interval=1")
 """Homes exchange reserves once a minute, too long to watch. All else is as the profiles say."""
+
+DECIDE: Final = ("--set", 'roles.consensus="raft"', "--set", 'roles.storage="commons"')
+"""The five that are there from the beginning agree on who does what."""
 
 LEAST: Final = 2  # neighbours of every home in a village that is well: the loss of one leaves one
 BOUND: Final = 15.0  # s that any one step may take
@@ -36,7 +42,7 @@ PULSE: Final = 0.25  # s between the messages sent while the village heals
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="No picture; the last line is one JSON object.")
 def demo(as_json: bool) -> int:
-    """Watch five real nodes meet, talk, lose one, and heal. Loopback only, about ten seconds."""
+    """Watch five real nodes meet, talk, lose one, and heal. Loopback only, about fifteen seconds."""
     from grove_core.cli.stage import Live, Plain, Silent
 
     if as_json:
@@ -76,31 +82,37 @@ class Demo:
         problem = ""
         async with self.stage, Village(self.stage.refresh) as village:
             self.village = village
+            self.errand = Errand(village)
             self.stage.follow(village, [*STEPS])
             try:
                 await self._start()
                 await self._gather()
                 await self._talk()
+                await self._claim()
                 await self._kill()
                 await self._newcomer()
+                await self._return()
                 self._step("done")
             except GroveError as error:
                 problem = str(error)
                 self.stage.say(problem, "bold red")
             self._step("")
+            await self.errand.end()
             self._count()
         return self._result(problem, time.monotonic() - began, village.left_in_order)
 
     async def _start(self) -> None:
         self._step("start")
-        oak = await self._settle(
-            "oak", "super-peer", "--listen", LISTEN["quic"], "--listen", LISTEN["tcp"]
-        )
+        names = ["oak", *(name for name, _ in RESIDENTS)]
+        voters = ", ".join(f'"{self.village.key_of(name)}"' for name in names)
+        self.deciding = (*DECIDE, "--set", f"plugins.raft.voters=[{voters}]")
+        listen = ("--listen", LISTEN["quic"], "--listen", LISTEN["tcp"])
+        oak = await self._settle("oak", "super-peer", *listen, *self.deciding)
         self.stage.say("oak, the super-peer, listens for QUIC and for TCP")
         try:
             async with asyncio.TaskGroup() as starting:
                 for name, kind in RESIDENTS:
-                    args = ("--listen", LISTEN[kind], "--peer", self._contact(oak, kind))
+                    args = ("--listen", LISTEN[kind], "--peer", self._contact(oak, kind), *self.deciding)
                     starting.create_task(self._settle(name, "residential", *args))
         except* GroveError as failed:  # the others were called off
             raise failed.exceptions[0] from None
@@ -133,11 +145,38 @@ class Demo:
         self.stage.keep("The tree stands: eager links carry the messages, lazy ones stand by.")
         await asyncio.sleep(self.pace)
 
+    async def _claim(self) -> None:
+        self._step("claim")
+        holder = await self.errand.race()
+        self.stage.say(
+            f"five agents claimed {TASK} at once: {holder.name} has it, with fence {self.errand.token}",
+            "green",
+        )
+        await asyncio.sleep(self.pace)
+
     async def _kill(self) -> None:
-        self._step("kill one")
-        village = self.village
-        victim = max(village.living, key=lambda home: sum(row["link"] == "eager" for row in home.rows))
+        self._step("kill")
+        village, victim = self.village, self.errand.holder
+        assert victim is not None
         at = await village.kill(victim)
+        taking = asyncio.create_task(self.errand.take_over(at))
+        try:
+            await self._heal(victim, at)
+            await taking
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+        heir, took = self.errand.heir, self.errand.took_over
+        assert heir is not None
+        assert took is not None
+        self.stage.say(
+            f"{heir.name} took {TASK} over, with fence {self.errand.next_token}, {took:.2f} s after",
+            "green",
+        )
+        await asyncio.sleep(self.pace)
+
+    async def _heal(self, victim: Home, at: float) -> None:
+        village = self.village
         self.observed["killed"] = victim.name
         self.stage.say(
             f"{victim.name} is killed without warning (process {victim.process.pid})", "bold red"
@@ -181,7 +220,7 @@ class Demo:
         await asyncio.sleep(self.pace)
 
     async def _newcomer(self) -> None:
-        self._step("newcomer")
+        self._step("join")
         village, (name, kind) = self.village, NEWCOMER
         host = next(home for home in reversed(village.living) if home.name != "oak")
         fir = await self._settle(name, "residential", "--listen", LISTEN[kind])
@@ -196,6 +235,21 @@ class Demo:
         self.observed["joined_late"] = True
         self.stage.say(f"{name} joined by ticket, hears everyone and is heard by everyone", "green")
         self.stage.keep(f"{name} came later, by ticket.")
+        await asyncio.sleep(self.pace)
+
+    async def _return(self) -> None:
+        self._step("return")
+        village = self.village
+        old = next(home for home in village.homes.values() if not home.is_alive)
+        host = village.homes["oak"] if old.name != "oak" else village.homes[RESIDENTS[0][0]]
+        kind = dict(RESIDENTS).get(old.name, dict(RESIDENTS)[host.name] if old.name == "oak" else "quic")
+        self.stage.starting(old.name)
+        profile = "super-peer" if old.name == "oak" else "residential"
+        args = ("--listen", LISTEN[kind], "--peer", self._contact(host, kind), *self.deciding)
+        again = await village.revive(old, "--profile", profile, *HURRY, *args)
+        self.stage.say(f"{old.name} is back, knows nothing of it, and hands in its result")
+        await self.errand.come_back(again)
+        self.stage.say(self.errand.refusal, "yellow")
         await asyncio.sleep(self.pace)
 
     def _step(self, name: str) -> None:
@@ -224,12 +278,14 @@ class Demo:
             "delivered": village.delivered,
             "expected": village.expected,
             "duplicates": village.duplicates,
+            "claim": self.errand.observed,
         }
 
     def _result(self, problem: str, took: float, in_order: bool) -> dict[str, Any]:
         """ok is computed from what was seen, and from nothing else."""
         seen = self.observed
         ways = seen.get("transports", {})
+        claim = seen.get("claim", {})
         ok = (
             not problem
             and seen["published"] > 0
@@ -239,6 +295,8 @@ class Demo:
             and seen.get("healed_s") is not None
             and seen.get("joined_late", False)
             and {"quic", "tcp"} <= ways.keys()
+            and 0 < claim.get("token", 0) < claim.get("next_token", 0)
+            and claim.get("old_result") is not None
         )
         return {
             "ok": ok,
@@ -253,6 +311,7 @@ class Demo:
             "healed_s": seen.get("healed_s"),
             "joined_late": seen.get("joined_late", False),
             "transports": ways,
+            "claim": claim,
             "ended_in_order": in_order,
             "steps_s": self.steps,
             "took_s": round(took, 2),

@@ -174,7 +174,12 @@ def verdict(result: dict[str, Any]) -> Text:
     text.append(f"{result['delivered']} of {result['expected']} deliveries", "green")
     text.append(f" of {result['published']} messages.\n{result['killed_node']} was killed: ")
     text.append(f"the tree mended in {result['mended_s']:.2f} s, the overlay healed in ")
-    text.append(f"{result['healed_s']:.2f} s.\nOne came later, by ticket.\n")
+    claim = result["claim"]
+    text.append(f"{result['healed_s']:.2f} s.\nIts task went to {claim['next_holder']} after ")
+    text.append(
+        f"{claim['taken_over_s']:.2f} s, with fence {claim['next_token']}; its late result, with "
+    )
+    text.append(f"fence {claim['token']}, was refused.\nOne came later, by ticket.\n")
     text.append("next  ", "dim")
     text.append("grove up", "bold")
     text.append(" here; on another machine ", "dim")

@@ -28,6 +28,7 @@ import msgspec
 
 from grove_core.cli.door import Door, open_door
 from grove_core.errors import GroveError
+from grove_core.identity import Identity, peer_text
 
 TOPIC: Final = "village"
 START: Final = 20.0  # s until a process must be listening
@@ -81,11 +82,15 @@ class Home:
             raise Fault(f"{self.name} did not start: {self._last_words()}") from None
         self._tasks.append(asyncio.create_task(self._drain(self.process.stdout)))
 
+    async def knock(self) -> None:
+        """Open its door, and no more."""
+        self.door = await self._stay.enter_async_context(open_door(self.folder))
+
     async def watch(
         self, heard: Callable[[Home, dict[str, Any]], None], seen: Callable[[], None]
     ) -> None:
         """Open its door and follow it. heard: each message delivered here. seen: `rows` are new."""
-        self.door = await self._stay.enter_async_context(open_door(self.folder))
+        await self.knock()
         events = await self._stay.enter_async_context(self.door.subscribe(TOPIC, events=EVENTS))
 
         async def listen() -> None:
@@ -203,6 +208,20 @@ class Village:
         await home.start(self._folder / "empty.toml", *args)
         await home.watch(self._heard, self._tell)
         return home
+
+    async def revive(self, home: Home, *args: str) -> Home:
+        """A killed home's next life, with its key and records. Its door is open; it is not followed."""
+        await home.stop()
+        again = self.homes[home.name] = Home(home.name, home.folder)
+        await again.start(self._folder / "empty.toml", *args)
+        await again.knock()
+        return again
+
+    def key_of(self, name: str) -> str:
+        """The peer id that a home will have: its key is made before it starts."""
+        folder = self._folder / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return peer_text(Identity.load_or_create(folder / "identity.key").peer)
 
     @property
     def living(self) -> list[Home]:

@@ -103,8 +103,22 @@ class Kept(msgspec.Struct):
 class Commons(Machine[Any]):
     """One node's commons. Hears Committed, ReadReady, Rejected, Restored and LeaderChanged."""
 
-    __slots__ = ("_asks", "_heard", "_is_founding", "_number", "_questions", "_snapshot_at", "_times",
-                 "_writes", "config", "keeping", "leader", "life", "state")  # fmt: skip
+    __slots__ = (
+        "_asks",
+        "_heard",
+        "_is_current",
+        "_is_founding",
+        "_number",
+        "_questions",
+        "_snapshot_at",
+        "_times",
+        "_writes",
+        "config",
+        "keeping",
+        "leader",
+        "life",
+        "state",
+    )
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -122,6 +136,7 @@ class Commons(Machine[Any]):
         self._times: dict[int, float] = {}  # token -> when it was granted or its result accepted
         self._snapshot_at = 0
         self._is_founding = False
+        self._is_current = False  # an own ask was answered: what is heard from now on happens now
 
     # What can be asked. Each returns the id that `Answered` (or `Read`) will carry.
 
@@ -366,6 +381,7 @@ class Commons(Machine[Any]):
             self._take(ctx, news)
             ctx.emit(news)
         if event.proposer == ctx.me:
+            self._is_current |= event.id in self._asks
             if applied.outcome is not None:
                 self._answer(ctx, event.id, applied.outcome)
             if self.state.life_of(ctx.me) > self.life:
@@ -395,6 +411,9 @@ class Commons(Machine[Any]):
                     self._let_go(ctx, task)
 
     def _remember(self, ctx: Ctx, token: int) -> None:
+        """Note when something happened, unless we are hearing an old log again."""
+        if not self._is_current:
+            return
         self._times[token] = ctx.now
         if len(self._times) > TIMES:
             del self._times[next(iter(self._times))]
@@ -434,6 +453,7 @@ class Commons(Machine[Any]):
     def on_read_ready(self, ctx: Ctx, event: ReadReady) -> None:
         """Every commit up to event.index has been heard (see events.py): what we have is as of now."""
         if event.id in self._asks:
+            self._is_current = True
             del self._asks[event.id]
             ctx.cancel_timer(("ask", event.id))
             ctx.emit(Read(event.id))

@@ -70,6 +70,11 @@ def test_the_demo_sees_everything_it_promises_and_leaves_nothing(folder: Path) -
     assert 0 < result["mended_s"] <= result["healed_s"]
     assert result["joined_late"] is True
     assert set(result["transports"]) == {"quic", "tcp"}
+    claim = result["claim"]
+    assert claim["holder"] == result["killed_node"] != claim["next_holder"]
+    assert 0 < claim["token"] < claim["next_token"]
+    assert f"(fence {claim['next_token']}, yours is {claim['token']})" in claim["old_result"]
+    assert "Your result was not accepted." in claim["old_result"]
     assert result["ended_in_order"] is True
     assert list(folder.iterdir()) == []
 
@@ -105,6 +110,14 @@ GOOD = {
     "healed_s": 1.0,
     "joined_late": True,
     "transports": {"quic": 3, "tcp": 2},
+    "claim": {
+        "holder": "oak",
+        "token": 7,
+        "next_holder": "ash",
+        "next_token": 9,
+        "taken_over_s": 2.5,
+        "old_result": "Task bake-the-bread was taken over by agent ash.",
+    },
 }
 
 
@@ -130,6 +143,9 @@ def test_ok_is_computed_from_what_was_seen() -> None:
         {"killed": None},
         {"joined_late": False},
         {"transports": {"tcp": 5}},
+        {"claim": None},
+        {"claim": {**GOOD["claim"], "next_token": 7}},  # type: ignore[dict-item]
+        {"claim": {**GOOD["claim"], "old_result": None}},  # type: ignore[dict-item]
     ],
 )
 def test_anything_missing_is_not_ok(seen: dict[str, Any]) -> None:

@@ -560,12 +560,23 @@ def test_news_are_told_in_the_order_of_the_log(one: Alone) -> None:
     ]
 
 
-def test_a_refusal_says_how_long_ago_it_happened(one: Alone) -> None:
+def refusal(one: Alone) -> str:
+    """What is said to a result that comes 12 s after birch took task 17 over."""
     one.others(c.Claim("17", "birch", 30_000))
     one.ctx.advance(12.0)
     id = one.ask("submit", "17", 9, b"")
     answered = next(event for event in one.commit_all() if isinstance(event, Answered))
     assert answered.id == id
-    text = one.machine.explain(answered.outcome, one.ctx.now)  # type: ignore[arg-type]
-    assert "taken over by agent birch" in text
+    return one.machine.explain(answered.outcome, one.ctx.now)  # type: ignore[arg-type]
+
+
+def test_a_refusal_says_how_long_ago_it_happened(one: Alone) -> None:
+    one.ask("put", "k", b"")
+    one.commit_all()
+    assert "taken over by agent birch" in (text := refusal(one))
     assert "12 s ago" in text
+
+
+def test_what_a_new_life_hears_of_an_old_log_is_given_no_time(one: Alone) -> None:
+    assert "taken over by agent birch" in (text := refusal(one))
+    assert "ago" not in text

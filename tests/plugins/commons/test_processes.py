@@ -51,7 +51,8 @@ class Process:
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(how)
         self.process.wait()
-        assert self.process.stdin is not None and self.process.stdout is not None  # noqa: PT018
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
 
