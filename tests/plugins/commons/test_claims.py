@@ -11,10 +11,12 @@ from random import Random
 from typing import Any
 
 import pytest
+from grove_commons.events import ClaimGranted, ClaimLost
+from grove_commons.machine import Commons
 from grove_commons.state import Session, State
 
-from grove_core.drive.virtual import SimulationError, World
-from grove_core.machine import PeerId
+from grove_core.drive.virtual import Clock, SimulationError, VirtualNode, World
+from grove_core.machine import Event, PeerId
 from grove_core.testing.linearizability import Operation, check
 from grove_core.testing.parts import part
 from tests.plugins.commons.clients import Clients
@@ -128,6 +130,52 @@ def test_a_task_whose_holder_died_is_taken_over_within_its_lease_and_the_witness
         world.run_for(0.1)
     assert town.judge.live[task][1] > token
     assert LEASE - 2 < world.now - before < LEASE + 2 * 2.0 + 2.0
+
+
+def overlaps(seed: int) -> tuple[list[str], int]:
+    """Grants while an earlier holder still counted on the task; and how often a holder was told to stop."""
+    rng = Random(f"clocks {seed}")
+    agreed = Agreed(seed, drop=0.2, delay=(0.01, 0.3))
+    town = village(seed, 6, 40, agreed, pause=0.0, work=3.0)
+    for node in town.nodes:
+        node.clock = Clock(rng.uniform(0.995, 1.005))
+    found: list[str] = []
+    lost = 0
+
+    def watch(node: VirtualNode, event: Event) -> None:
+        nonlocal lost
+        lost += isinstance(event, ClaimLost)
+        if not isinstance(event, ClaimGranted):
+            return
+        for other in town.nodes:
+            if other.alive and other.clock is not None:
+                kept = other.machine("commons").keeping.get(event.task)
+                if kept is not None and kept.token < event.token:
+                    left = kept.until - other.clock.at(town.world.now)
+                    if left > 0:
+                        found.append(f"{event.task}: {left:.3f} s left of {kept.token}")
+
+    town.world.sinks.append(watch)
+    town.world.at(0.6, lambda: agreed.lead(town.nodes[0].peer))
+    town.begin()
+    trouble(town, agreed, rng, until=60.0)
+    town.run_until_done(600.0)
+    town.verdict()
+    return found, lost
+
+
+@pytest.mark.claim("commons.stops-in-time")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_holder_has_stopped_before_another_is_granted_its_task(seed: int) -> None:
+    """Where clocks keep to `drift`: no result needs it, but it saves work done twice."""
+    found, lost = overlaps(seed)
+    assert lost, "nobody was cut off long enough to mean anything"
+    assert not found, f"seed {seed}: {found}"
+
+
+def test_a_holder_that_counts_too_long_is_seen_to_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Commons, "_until", lambda self, asked, ttl: asked + ttl / 1000 * 2)
+    assert any(overlaps(seed)[0] for seed in range(6))
 
 
 def careless_about_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
