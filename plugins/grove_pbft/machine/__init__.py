@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from grove_core.events import LeaderChanged, MembersChanged
 from grove_core.machine import CONNECT, PeerId
 from grove_pbft.config import Config
@@ -97,7 +99,8 @@ class Pbft(Reads):
         vouched = load(ctx, STATE_KEY, Vouched)
         if vouched is not None:
             snapshot = load_snapshot(vouched.body)
-            self.vouched = vouched.certificate
+            self.vouched, self.vouched_size = vouched.certificate, len(vouched.body)
+            self.vouched_number = snapshot.root.membership.number
             self.install(ctx, snapshot)
             now = self.membership
             self.configuration = Configuration(self.group, now.number, now.voters)
@@ -228,7 +231,5 @@ class Pbft(Reads):
 
 def load_snapshot(body: bytes) -> Snapshot:
     """A snapshot that a quorum vouched for."""
-    import msgspec
-
     snapshot: Snapshot = msgspec.msgpack.decode(body, type=Snapshot)
     return snapshot

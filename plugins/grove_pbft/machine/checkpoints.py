@@ -90,6 +90,9 @@ class Checkpoints(Ordering):
         """Votes for states: at most for the four latest numbers."""
         self.vouched: Certificate | None = None
         """Of the state that is kept: record "state"."""
+        self.vouched_size = 0
+        self.vouched_number = 0
+        """Its size, and the configuration whose voters vouched for it."""
         self.floor = 0
         """Batches up to here are not kept."""
         self.parting: Parting | None = None
@@ -263,7 +266,8 @@ class Checkpoints(Ordering):
 
     def keep_state(self, ctx: Ctx, certificate: Certificate, body: bytes) -> None:
         """Make a certified state durable, then drop the batches that it stands for."""
-        self.vouched = certificate
+        self.vouched, self.vouched_size = certificate, len(body)
+        self.vouched_number = msgspec.msgpack.decode(body, type=Snapshot).root.membership.number
         ctx.save(STATE_KEY, ENCODER.encode(Vouched(certificate, body)))
         for key in ctx.saved(DONE):
             seq = int(key[len(DONE) :])

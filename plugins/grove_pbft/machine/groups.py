@@ -95,7 +95,7 @@ class Groups(Views):
         self.configuration = Configuration(self.group, now.number, now.voters)
         self.view, self.is_changing, self.failed_views = 0, False, 0
         self.new_view, self.new_view_changes = None, {}
-        self.arriving, self.changes = None, {}
+        self.arriving, self.changes = {}, {}
         self.stable, self.stable_proof = self.executed, None
         self.last_proposed = self.executed
         for seq in list(self.slots):

@@ -96,7 +96,12 @@ class Ordering(Clients):
             return
         if self.is_changing or msg.view != self.view or msg.seq > self.high:
             slot = self.slot(msg.seq)
-            if slot.early is None or slot.early.view < msg.view:
+            held = slot.early
+            if (
+                held is None
+                or (held.view != self.view and msg.view > held.view)
+                or (msg.view == self.view != held.view)
+            ):
                 slot.early = msg
             return
         self._pre_prepared(ctx, msg)

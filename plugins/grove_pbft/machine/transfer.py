@@ -19,10 +19,8 @@ import msgspec
 from grove_core.machine import PeerId, Token, handles
 from grove_pbft.config import Config
 from grove_pbft.machine.checkpoints import (
-    STATE_KEY,
     Checkpoints,
     Snapshot,
-    Vouched,
     handover_key,
     load,
     state_digest,
@@ -293,9 +291,8 @@ class Transfer(Checkpoints):
             batch = self._batch(ctx, msg.seq, msg.digest)
             ctx.reply(token, Nothing() if batch is None else Found(batch))
         elif isinstance(msg, FetchState):
-            body = self.body_kept(ctx) if self.vouched is not None else b""
             is_it = self.vouched is not None and self.vouched.digest == msg.digest
-            data = body[msg.offset : msg.offset + MAX_CHUNK] if is_it else b""
+            data = self.body_kept(ctx)[msg.offset : msg.offset + MAX_CHUNK] if is_it else b""
             ctx.reply(token, Chunk(data) if data else Nothing())
         else:
             ctx.reply(token, Nothing())
@@ -324,18 +321,12 @@ class Transfer(Checkpoints):
         if self.vouched is None:
             return None
         handovers: list[Handover] = []
-        for later in range(number + 1, min(self._vouched_number(ctx), number + MAX_HANDOVERS) + 1):
+        for later in range(number + 1, min(self.vouched_number, number + MAX_HANDOVERS) + 1):
             handover = load(ctx, handover_key(later), Handover)
             if handover is None:
                 return None
             handovers.append(handover)
-        return Offer(self.vouched, len(self.body_kept(ctx)), tuple(handovers))
-
-    def _vouched_number(self, ctx: Ctx) -> int:
-        vouched = load(ctx, STATE_KEY, Vouched)
-        snapshot = msgspec.msgpack.decode(vouched.body, type=Snapshot)
-        number: int = snapshot.root.membership.number
-        return number
+        return Offer(self.vouched, self.vouched_size, tuple(handovers))
 
     def _batch(self, ctx: Ctx, seq: int, digest: bytes) -> Batch | None:
         if digest == NULL:

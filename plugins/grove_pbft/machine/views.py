@@ -65,12 +65,13 @@ class ViewRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Arriving:
     """A NEW-VIEW whose VIEW-CHANGEs are being fetched, or whose checkpoint is."""
 
-    __slots__ = ("changes", "msg", "sender")
+    __slots__ = ("changes", "failures", "msg")
 
-    def __init__(self, msg: NewView, sender: PeerId) -> None:
+    def __init__(self, msg: NewView) -> None:
         self.msg = msg
-        self.sender = sender
         self.changes: dict[PeerId, ViewChange] = {}
+        self.failures = 0
+        """Questions that came to nothing; after two for each VIEW-CHANGE it is given up."""
 
 
 class Views(Transfer):
@@ -80,12 +81,13 @@ class Views(Transfer):
         super().__init__(config)
         self.changes: dict[PeerId, ViewChange] = {}
         """Each voter's VIEW-CHANGE for the highest view, ours included."""
-        self.arriving: Arriving | None = None
+        self.arriving: dict[PeerId, Arriving] = {}
+        """The latest from each voter: a faulty one's, for views far ahead, keeps no other's out."""
         self._timed = -1
         """The view whose timer was started."""
 
     def expects_view(self, view: int) -> bool:
-        return view == self.view or (self.arriving is not None and view == self.arriving.msg.view)
+        return view == self.view or any(view == one.msg.view for one in self.arriving.values())
 
     # View-change.
 
@@ -94,7 +96,6 @@ class Views(Transfer):
         assert view > self.view or self.is_changing
         was_leader = self.leader()
         self.view, self.is_changing = view, True
-        self.arriving = None
         self._timed = -1
         self.unwatch(ctx)
         ctx.cancel_timer(VIEW_TIMER)
@@ -230,25 +231,24 @@ class Views(Transfer):
             return
         if msg.view < self.view or (msg.view == self.view and not self.is_changing):
             return
-        if self.arriving is not None and self.arriving.msg.view >= msg.view:
+        known = self.arriving.get(msg.voter)
+        if known is not None and known.msg.view == msg.view:
             return
         voters = [cited.voter for cited in msg.changes]
         if len(voters) != here.quorum or not all(voter in here.rank for voter in voters):
             return
         if any(one >= other for one, other in pairwise(voters)):
             return
-        self.arriving = Arriving(msg, peer)
+        arriving = self.arriving[msg.voter] = Arriving(msg)
         for cited in msg.changes:
-            known = self.changes.get(cited.voter)
-            if known is not None and known.view == msg.view and change_digest(known) == cited.digest:
-                self.arriving.changes[cited.voter] = known
+            held = self.changes.get(cited.voter)
+            if held is not None and held.view == msg.view and change_digest(held) == cited.digest:
+                arriving.changes[cited.voter] = held
             else:
-                self._fetch_change(ctx, peer, cited)
+                self._fetch_change(ctx, peer, msg, cited)
         self.retry_views(ctx)
 
-    def _fetch_change(self, ctx: Ctx, server: PeerId, cited: Cited) -> None:
-        assert self.arriving is not None
-        msg = self.arriving.msg
+    def _fetch_change(self, ctx: Ctx, server: PeerId, msg: NewView, cited: Cited) -> None:
         question = FetchChange(msg.configuration, msg.view, cited)
         ctx.request(server, question, ("change", msg.view, cited), self.config.fetch_timeout)
 
@@ -257,8 +257,8 @@ class Views(Transfer):
             if isinstance(msg, NewView):
                 self.on_new_view(ctx, peer, msg)
         elif key[0] == "change":
-            arriving, cited = self.arriving, key[2]
-            if arriving is None or arriving.msg.view != key[1]:
+            arriving, cited = self._arriving_in(key[1]), key[2]
+            if arriving is None:
                 return
             found = (
                 isinstance(msg, ViewChange)
@@ -271,39 +271,57 @@ class Views(Transfer):
                 arriving.changes[cited.voter] = msg
                 self.retry_views(ctx)
             else:
-                ctx.set_timer(key, SOON)
+                self._fetch_failed(ctx, key)
         else:
             super().on_reply(ctx, key, peer, msg)
 
     def on_failure(self, ctx: Ctx, key: Any, peer: PeerId, reason: str) -> None:
         if isinstance(key, tuple) and key[0] == "change":
-            ctx.set_timer(key, SOON)
+            self._fetch_failed(ctx, key)
         else:
             super().on_failure(ctx, key, peer, reason)
 
+    def _arriving_in(self, view: int) -> Arriving | None:
+        found = self.arriving.get(self.configuration.primary(view))
+        return found if found is not None and found.msg.view == view else None
+
+    def _fetch_failed(self, ctx: Ctx, key: Any) -> None:
+        arriving = self._arriving_in(key[1])
+        if arriving is not None:
+            arriving.failures += 1
+            if arriving.failures > 2 * len(arriving.msg.changes):
+                del self.arriving[arriving.msg.voter]
+            else:
+                ctx.set_timer(key, SOON)
+
     def fetch_again(self, ctx: Ctx, key: Any) -> None:
         """A VIEW-CHANGE could not be had from one member; another may hold it."""
-        if self.arriving is not None and self.arriving.msg.view == key[1]:
+        arriving = self._arriving_in(key[1])
+        if arriving is not None:
             others = [voter for voter in self.configuration.voters if voter != ctx.me]
-            self._fetch_change(ctx, ctx.rng.choice(others), key[2])
+            self._fetch_change(ctx, ctx.rng.choice(others), arriving.msg, key[2])
 
     def retry_views(self, ctx: Ctx) -> None:
         """Something came that a new view may have waited for."""
         if self.is_changing and self.primary == ctx.me and self.is_voter(ctx):
             self._count(ctx)
-        arriving = self.arriving
-        if arriving is None or len(arriving.changes) < len(arriving.msg.changes):
+        complete = [one for one in self.arriving.values() if len(one.changes) == len(one.msg.changes)]
+        for arriving in sorted(complete, key=lambda one: one.msg.view):
+            msg = arriving.msg
+            if msg.view < self.view or (msg.view == self.view and not self.is_changing):
+                del self.arriving[msg.voter]
+                continue
+            changes = {cited.voter: arriving.changes[cited.voter] for cited in msg.changes}
+            lowest, digests = outcome(changes)
+            if tuple(digests.items()) != tuple((one.seq, one.digest) for one in msg.proposals):
+                del self.arriving[msg.voter]
+                self.failed_views += 1
+                self.change_view(ctx, msg.view + 1)  # a primary that lies about O
+            elif self.executed < lowest:
+                self.lag(ctx, now=True)
+            else:
+                self._enter_view(ctx, msg, changes)
             return
-        changes = {cited.voter: arriving.changes[cited.voter] for cited in arriving.msg.changes}
-        lowest, digests = outcome(changes)
-        if tuple(digests.items()) != tuple((one.seq, one.digest) for one in arriving.msg.proposals):
-            self.arriving = None
-            self.failed_views += 1
-            self.change_view(ctx, arriving.msg.view + 1)  # a primary that lies about O
-        elif self.executed < lowest:
-            self.lag(ctx, now=True)
-        else:
-            self._enter_view(ctx, arriving.msg, changes)
 
     # Both.
 
@@ -315,7 +333,8 @@ class Views(Transfer):
                 name = self.configuration.name
                 self.stabilise(ctx, Certificate(name, 0, lowest, change.digest, change.proof))
         self.view, self.is_changing = msg.view, False
-        self.arriving = None
+        for voter in [v for v, one in self.arriving.items() if one.msg.view <= self.view]:
+            del self.arriving[voter]
         self._timed = -1
         self.new_view, self.new_view_changes = msg, changes
         ctx.cancel_timer(VIEW_TIMER)

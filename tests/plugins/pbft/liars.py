@@ -120,6 +120,8 @@ class ViewChanger(Pbft):
 
     def on_message(self, ctx: Any, peer: PeerId, msg: Any) -> None:
         super().on_message(ctx, peer, msg)
+        if type(msg).__name__ in ("ViewChange", "NewView"):
+            return  # two of its kind would talk to each other for ever
         wanted = self.__dict__.setdefault("wanted", [0])
         wanted[0] += 1
         draft = ViewChange(

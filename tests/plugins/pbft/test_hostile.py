@@ -221,10 +221,18 @@ def test_a_new_view_that_cites_nobodys_view_changes_holds_up_nothing() -> None:
     cited = tuple(Cited(voter, bytes(32)) for voter in IDS[:3])
     machine.on_message(ctx, IDS[1], NewView(machine.configuration.name, 1, cited, (), IDS[1], b""))
     assert (machine.view, machine.is_changing) == (0, False), "view 0 goes on meanwhile"
-    assert machine.arriving is not None
-    # The next primary is not held up by it either.
-    machine.on_message(ctx, IDS[2], NewView(machine.configuration.name, 1, cited, (), IDS[2], b""))
-    assert machine.arriving.msg.voter == IDS[1]
+    # Nor does one for a view far ahead keep out the one that is due, and both are given up in time.
+    far = NewView(machine.configuration.name, 4_000_001, cited, (), IDS[1], b"")
+    machine.on_message(ctx, IDS[1], far)
+    machine.on_message(ctx, IDS[3], NewView(machine.configuration.name, 3, cited, (), IDS[3], b""))
+    assert sorted(one.msg.view for one in machine.arriving.values()) == [3, 4_000_001]
+    for _ in range(7):
+        for effect in ctx.take():
+            if type(getattr(effect, "msg", None)).__name__ == "FetchChange":
+                machine.on_failure(ctx, effect.key, IDS[1], "timeout")
+        for key in [key for key in ctx.timers if key[0] == "change"]:
+            ctx.fire(machine, key)
+    assert machine.arriving == {}
 
 
 def test_requests_that_wait_are_bounded_in_all_and_per_client() -> None:
