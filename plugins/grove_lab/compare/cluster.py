@@ -29,7 +29,7 @@ def on_cluster(address: str) -> Executor:
 
     def executor(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome]]]:
         try:
-            client = Client(address, timeout=CONNECT, set_as_default=False)
+            client = Client(address, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise Unreachable(f"--cluster {address}: no scheduler answers there ({error})") from None
         with client:
