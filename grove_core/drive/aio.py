@@ -96,7 +96,7 @@ class AioContext:
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
         self._barrier = 0  # number of the newest batch that holds a record of ours; 0: all durable
         self._held: deque[tuple[int, tuple[Any, ...]]] = deque()  # (batch to wait for, effect)
-        self._lane: Lane = drive.links.lane(slot, self._message, self._forged)
+        self._lane: Lane = drive.links.lane(slot, self._message, self._forged, self._renewed)
         self._desk = Desk(slot, self, drive.links, drive.counters)
 
     def __repr__(self) -> str:
@@ -204,6 +204,10 @@ class AioContext:
 
     def _forged(self, peer: PeerId, msg: Any, bad: tuple[int, ...]) -> None:
         self.drive.enter(self, self.machine.on_forged, peer, msg, bad)
+
+    def _renewed(self, peer: PeerId) -> None:
+        if peer in self.up:
+            self.drive.enter(self, self.machine.on_peer_up, peer)
 
     def on_request(self, peer: PeerId, msg: Any, token: Token) -> None:
         self.drive.enter(self, self.machine.on_request, peer, msg, token)

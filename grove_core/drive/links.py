@@ -12,6 +12,8 @@ Invariants:
 3. What waits for a peer is bounded by the spec's `queue` messages and by QUEUE_BYTES; what waits for
    its turn with us is bounded by the stream's window, since credit returns only afterwards.
 4. A machine that holds a peer keeps its stream open: the remote can see that it is wanted.
+5. A stream that was lost while its connection lives is opened anew (at most once in REOPEN seconds), and
+   the machine hears of the peer again: the remote may have forgotten what it was told, as js does.
 """
 
 from __future__ import annotations
@@ -84,6 +86,9 @@ Deliver = Callable[[PeerId, Any], None]
 Forged = Callable[[PeerId, Any, tuple[int, ...]], None]
 """Hands a message to a machine that wants to know which of its proofs do not hold."""
 
+Renewed = Callable[[PeerId], None]
+"""Tells a machine that its stream to a peer was lost and is open again."""
+
 
 def common(candidates: Sequence[str], spoken: frozenset[str] | None) -> list[str]:
     """Which protocols to propose, best first: all of them if we do not know what the remote speaks."""
@@ -107,9 +112,9 @@ class Links:
         self._dirty: list[_Out] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def lane(self, slot: Slot, deliver: Deliver, forged: Forged) -> Lane:
+    def lane(self, slot: Slot, deliver: Deliver, forged: Forged, renewed: Renewed) -> Lane:
         """The streams of one machine."""
-        return Lane(self, slot, deliver, forged)
+        return Lane(self, slot, deliver, forged, renewed)
 
     def mark(self, out: _Out) -> None:
         """Something waits: write it when this turn of the loop is over."""
@@ -139,12 +144,15 @@ class Links:
 class Lane:
     """One machine's streams to and from all its peers."""
 
-    def __init__(self, links: Links, slot: Slot, deliver: Deliver, forged: Forged) -> None:
+    def __init__(
+        self, links: Links, slot: Slot, deliver: Deliver, forged: Forged, renewed: Renewed
+    ) -> None:
         self.links = links
         self.slot = slot
         self.spec = slot.spec
         self.deliver = deliver
         self.forged = forged
+        self.renewed = renewed
         self.has_proofs = slot.spec.proofs is not None or bool(slot.part.hosted)
         self.is_open = True
         self._outs: dict[PeerId, _Out] = {}
@@ -271,6 +279,7 @@ class _Out:
     __slots__ = (
         "is_busy",
         "is_dirty",
+        "is_lost",
         "lane",
         "most",
         "opened",
@@ -291,6 +300,7 @@ class _Out:
         self.stream: Stream | None = None
         self.is_dirty = False
         self.is_busy = False  # a task opens the stream or waits for room in it
+        self.is_lost = False  # a stream was, and no other has been opened since
         self.opened = 0.0
         self.used = 0.0
 
@@ -342,6 +352,10 @@ class _Out:
             if self.opened and wait > 0:
                 await asyncio.sleep(wait)
             connection = links.swarm.best(self.peer)
+            if self.is_lost and not self.queue and connection is None:
+                self.is_busy = False
+                lane.forget_out(self)  # the connection went too; nobody is dialled for that
+                return
             if connection is None or links.swarm.speaks(self.peer) is None:
                 connection = await asyncio.shield(links.swarm.reach(self.peer))
             proposed = common(lane.spec.protocols, links.swarm.speaks(self.peer))
@@ -367,6 +381,9 @@ class _Out:
         self.stream = stream
         self.opened = self.used = links._loop.time()
         stream.attach(self)
+        if self.is_lost and self.stream is stream:
+            self.is_lost = False
+            lane.renewed(self.peer)
         if self.queue and self.stream is stream:
             self._write(stream)
 
@@ -399,9 +416,17 @@ class _Out:
         if isinstance(error, ProtocolNotSupported):
             self.drop("unsupported")
             self.lane.forget_out(self)
-        elif self.queue and self.lane.is_open and not self.is_dirty:
-            self.is_dirty = True
-            self.lane.links.mark(self)
+            return
+        self.is_lost = True
+        links = self.lane.links
+        if (
+            self.lane.is_open
+            and not self.is_busy
+            and self.lane._outs.get(self.peer) is self
+            and links.swarm.best(self.peer) is not None
+        ):
+            self.is_busy = True
+            links.spawn(self._open())
 
 
 class _In:

@@ -60,6 +60,9 @@ Validator: TypeAlias = Callable[[Publication], Verdict]
 
 HEARTBEAT: Final = "heartbeat"
 SEQNO: Final = "seqno"
+FIRST_SEQNO: Final = 1 << 60
+"""Its eight bytes begin with none that is zero: js floodsub checks signatures over the number written
+anew, without leading zeros. Below the nanoseconds since 1970 with which others begin."""
 SEQNO_BLOCK: Final = 1024
 """Sequence numbers made durable at a time, so that publishing waits for the disk once in 1024."""
 BACKOFF_SLACK: Final = 2
@@ -138,8 +141,7 @@ class GossipSub(Machine[Rpc]):
         self._beat_at = inf
         """When the next heartbeat is due; inf if none is needed."""
         self._counted: dict[PeerId, None] = {}
-        self._seqno = 0
-        self._reserved = 0
+        self._seqno = self._reserved = FIRST_SEQNO
 
     # The role (grove_core.roles.BroadcastMachine).
 
@@ -260,7 +262,7 @@ class GossipSub(Machine[Rpc]):
     def on_start(self, ctx: Ctx) -> None:
         record = ctx.load(SEQNO)
         if record is not None:  # the last life may have used all it had reserved
-            self._seqno = self._reserved = int.from_bytes(record[:8], "big")
+            self._seqno = self._reserved = max(int.from_bytes(record[:8], "big"), FIRST_SEQNO)
         self._begun_at = ctx.now + self.config.heartbeat_start
         for peer in self.direct:
             ctx.connect(peer)
@@ -273,7 +275,10 @@ class GossipSub(Machine[Rpc]):
     def on_peer_up(self, ctx: Ctx, peer: PeerId) -> None:
         """A new peer: the first thing it hears is what we subscribe to (and that we speak 1.3)."""
         neighbor = self._neighbor(ctx, peer)
-        if neighbor is None or neighbor.is_up:
+        if neighbor is None:
+            return
+        if neighbor.is_up:
+            self._again(ctx, peer, neighbor)
             return
         neighbor.is_up = True
         self.strays.pop(peer, None)
@@ -281,6 +286,17 @@ class GossipSub(Machine[Rpc]):
         if subscriptions or neighbor.version >= 13:
             _send(ctx, peer, Rpc(subscriptions, extensions=neighbor.version >= 13))
         self._wake(ctx)
+
+    def _again(self, ctx: Ctx, peer: PeerId, neighbor: Neighbor) -> None:
+        """It was up already. If that does not answer a `connect`, our stream was lost and is open again:
+        js forgets a peer whose stream it lost, so it is told our subscriptions and meshes once more."""
+        if neighbor.holds:
+            neighbor.holds -= 1
+            return
+        subscriptions = tuple(Subscription(True, topic) for topic in self.mesh)
+        graft = tuple(Graft(topic) for topic, mesh in self.mesh.items() if peer in mesh)
+        if subscriptions:
+            _send(ctx, peer, Rpc(subscriptions, graft=graft))
 
     def on_peer_down(self, ctx: Ctx, peer: PeerId) -> None:
         self._forget(ctx, peer)
@@ -632,6 +648,7 @@ class GossipSub(Machine[Rpc]):
         self.mesh[topic][peer] = neighbor.outbound
         neighbor.meshes += 1
         if neighbor.meshes == 1:
+            neighbor.holds += neighbor.is_up
             ctx.connect(peer)  # it is up: this only holds it
         if self.scores is not None:
             self.scores.graft(peer, topic, ctx.now)

@@ -27,6 +27,7 @@ class Neighbor:
     __slots__ = (
         "asked",
         "has_spoken",
+        "holds",
         "idontwant_ids",
         "idontwants",
         "ihaves",
@@ -43,6 +44,8 @@ class Neighbor:
         self.outbound = outbound
         self.is_up = False
         """The driver announced it; else it spoke before it was announced."""
+        self.holds = 0
+        """Connects of ours to it that are not answered yet, although it is up."""
         self.has_spoken = False
         self.topics: dict[str, None] = {}
         self.meshes = 0

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 FOLDER = Path(__file__).parent / "js"
 NODE_MAJOR = 22  # @chainsafe/libp2p-quic 2.1.1 needs it (libp2p-wire.md 4.3)
@@ -103,10 +103,12 @@ def _node() -> Path:
 class JsPeer:
     """A running js-libp2p node."""
 
+    program: ClassVar[str] = "peer.mjs"
+
     def __init__(self, **options: Any) -> None:
-        """Start one and wait until it listens. options: see js/peer.mjs."""
+        """Start one and wait until it listens. options: see js/peer.mjs, or what `program` names."""
         self._process = subprocess.Popen(
-            [installed(), "--expose-gc", "peer.mjs", json.dumps(options)],
+            [installed(), "--expose-gc", self.program, json.dumps(options)],
             cwd=FOLDER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -127,7 +129,7 @@ class JsPeer:
         for thread in self._threads:
             thread.start()
         try:
-            first = self._expect("listening").result(START_TIMEOUT)
+            self.first = first = self._expect("listening").result(START_TIMEOUT)
         except BaseException:
             self.close()
             raise

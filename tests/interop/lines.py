@@ -1,4 +1,4 @@
-"""What Grove must be able to do with a foreign libp2p: the lines of issue 2, "Interop is the proof".
+"""What Grove must be able to do with a foreign libp2p: issue 2, "Interop is the proof"; issue 3, acceptance 4.
 
 A line is a row of docs/interop.md; a way is a column: which transport, and who dials. A test takes up a
 line with `@line(name)`, which runs it once per way and marks it as the holder of claim `interop.<name>`.
@@ -32,6 +32,9 @@ class Way(NamedTuple):
 TCP = (Way("tcp", True), Way("tcp", False))
 QUIC = (Way("quic", True), Way("quic", False))
 EVERY = TCP + QUIC
+CROSSED = (TCP[0], QUIC[1])
+"""Both transports and both directions, where a test is long and the way hardly matters."""
+COUNTER = (TCP[1], QUIC[0])
 
 
 class Line(NamedTuple):
@@ -59,6 +62,13 @@ LINES = (
     Line("muxer-fallback", "muxer agreed by multistream-select after it", TCP),
     Line("certificate-missing", "a client without a certificate is refused", QUIC[1:]),
     Line("certificate-bad", "a certificate without, or with a false, libp2p extension is refused", QUIC),
+    Line("mesh-2-2", "GossipSub, 2 Grove and 2 js nodes: 1,000 signed messages of 1 KiB each way", COUNTER),
+    Line("mesh-5-5", "the same with 5 and 5; all arrive once, nobody's score knows P4 or P7", CROSSED),
+    Line("unsigned", "GossipSub under StrictNoSign", CROSSED),
+    Line("idontwant", "IDONTWANT spares copies, told by each and heeded by each", CROSSED),
+    Line("gossip-repair", "IHAVE and IWANT bring what no mesh carried, both ways", (TCP[1], QUIC[1])),
+    Line("floodsub", "floodsub, the fallback, with a js node that has nothing else", COUNTER),
+    Line("resubscribe", "subscriptions survive a reset of the stream that told them", CROSSED),
 )
 
 

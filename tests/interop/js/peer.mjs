@@ -1,4 +1,4 @@
-/* A js-libp2p node on a leash: JSON lines in, JSON lines out.
+/* A js-libp2p node on a leash (leash.mjs): JSON lines in, JSON lines out.
  *
  * The peer that Grove is proven against (tests/interop) and measured beside (benchmarks/js.py). It is
  * js-libp2p as published, unpatched; the only thing added to it is the choice of leaving the muxer out of
@@ -11,8 +11,7 @@
  *   agent     agentVersion told by identify; js appends its own
  *   bare      true: no identify service and no word of connections, so that a benchmark times what it means to
  * First line out: {"event": "listening", "peer": …, "addrs": […], "versions": {…}}.
- * A line in is {"id": n, "do": verb, …}; its answer is {"id": n, "ok": …} or {"id": n, "error": {name, message}}.
- * Verbs are the properties of `verbs` below. End of input, "stop" and SIGTERM all end the program.
+ * Verbs are the properties of `verbs` below.
  *
  * Protocols served, with the same meaning on the Grove side (tests/interop/services.py):
  *   ECHO   returns what comes, ends when the opener ends
@@ -22,8 +21,6 @@
  * The pattern: byte i is BLOCK[i mod 65521], so that lost, doubled or swapped bytes change the hash.
  */
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { createInterface } from 'node:readline'
 import { quic } from '@chainsafe/libp2p-quic'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import { identify, identifyPush } from '@libp2p/identify'
@@ -36,6 +33,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { benchmarks } from './bench.mjs'
+import { obey, tell, versionsOf } from './leash.mjs'
 import { drain, drained, reader, together } from './streams.mjs'
 
 const ECHO = '/grove/interop/echo/1.0.0'
@@ -45,7 +43,6 @@ const RESET = '/grove/interop/reset/1.0.0'
 const PING = '/ipfs/ping/1.0.0'
 
 const options = JSON.parse(process.argv[2] ?? '{}')
-const tell = (line) => process.stdout.write(JSON.stringify(line) + '\n')
 
 // --- the pattern ---
 
@@ -379,41 +376,10 @@ const verbs = {
 
   // --- measurements ---
 
-  ...await benchmarks(node),
-
-  async stop () {
-    setImmediate(stop)
-    return {}
-  }
+  ...await benchmarks(node)
 }
 
-async function stop () {
-  setTimeout(() => process.exit(0), 2000).unref()
-  await node.stop()
-  process.exit(0)
-}
-
-// --- the leash ---
-
-const versions = { node: process.versions.node }
-const wanted = JSON.parse(readFileSync(new URL('package.json', import.meta.url))).dependencies
-for (const name of ['libp2p', '@libp2p/tcp', '@libp2p/noise', '@libp2p/yamux', '@chainsafe/libp2p-quic', '@libp2p/identify', '@libp2p/ping']) {
-  versions[name] = wanted[name]
-}
-process.on('SIGTERM', stop)
-process.on('SIGINT', stop)
-process.on('unhandledRejection', (error) => tell({ event: 'stray', error: String(error) }))
-const lines = createInterface({ input: process.stdin })
-lines.on('close', stop)
-lines.on('line', async (line) => {
-  const { id, do: verb, ...given } = JSON.parse(line)
-  try {
-    if (!Object.hasOwn(verbs, verb)) throw new Error(`no verb ${verb}; there are ${Object.keys(verbs).join(', ')}`)
-    tell({ id, ok: await verbs[verb](given) })
-  } catch (error) {
-    const first = error.errors?.[0] ?? error // dials fail with an AggregateError of one per address
-    tell({ id, error: { name: first.name, message: first.message } })
-  }
-})
+const versions = versionsOf('libp2p', '@libp2p/tcp', '@libp2p/noise', '@libp2p/yamux', '@chainsafe/libp2p-quic', '@libp2p/identify', '@libp2p/ping')
+obey(verbs, () => node.stop())
 const addrs = node.getMultiaddrs().map(String)
 tell({ event: 'listening', peer: node.peerId.toString(), address: addrs[0], addrs, versions })

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from grove_gossipsub.config import Config
 from grove_gossipsub.events import ValidationRequested
-from grove_gossipsub.machine import HEARTBEAT, SEQNO, SEQNO_BLOCK, GossipSub
+from grove_gossipsub.machine import FIRST_SEQNO, HEARTBEAT, SEQNO, SEQNO_BLOCK, GossipSub
 from grove_gossipsub.messages import (
     Graft,
     IDontWant,
@@ -73,7 +73,21 @@ def test_a_peer_that_speaks_1_3_hears_empty_extensions_in_the_first_rpc_and_only
     assert scene.sent(1) == [Rpc((Subscription(True, "t"),), extensions=True)]
     scene.machine.on_peer_up(scene.ctx, peer(1))
     scene.machine.subscribe(scene.ctx, "u")
-    assert scene.sent(1) == [Rpc((Subscription(True, "u"),))]
+    assert scene.sent(1) == [Rpc((Subscription(True, "t"),)), Rpc((Subscription(True, "u"),))]
+
+
+def test_a_peer_whose_stream_was_lost_is_told_subscriptions_and_meshes_again() -> None:
+    """js forgets all of a peer whose stream it lost. The answer to our own `connect` is no such thing."""
+    scene = Scene(1)
+    scene.machine.subscribe(scene.ctx, "u")
+    scene.hear(1, Rpc(graft=(Graft("t"),)))
+    assert scene.ctx.take(Connect)
+    scene.machine.on_peer_up(scene.ctx, peer(1))
+    assert scene.sent(1) == []
+    scene.machine.on_peer_up(scene.ctx, peer(1))
+    assert scene.sent(1) == [
+        Rpc((Subscription(True, "t"), Subscription(True, "u")), graft=(Graft("t"),)),
+    ]
 
 
 def test_extensions_after_the_first_rpc_are_misbehaviour() -> None:
@@ -205,7 +219,7 @@ def test_seqnos_rise_across_restarts_and_cost_the_disk_once_a_block() -> None:
             assert len(publication.seqno) == 8
             assert number > last
             last = number
-    assert int.from_bytes(records[SEQNO], "big") == 3 * SEQNO_BLOCK
+    assert int.from_bytes(records[SEQNO], "big") == FIRST_SEQNO + 3 * SEQNO_BLOCK
 
 
 @pytest.mark.parametrize(("topic", "size", "said"), [("", 1, "512"), ("t", 60_000_000, "limit")])
