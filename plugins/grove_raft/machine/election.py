@@ -57,7 +57,7 @@ class Election(State):
     def may_stand(self, ctx: Ctx) -> bool:
         """Whether this member may lead: it decides, and has lost nothing it once acknowledged.
 
-        Who is left out by a configuration that is not committed may still be needed to commit it (§4.2.2).
+        Who is left out by a configuration may still be needed to commit it (§4.2.2).
         """
         log = self.log
         if log.is_damaged:

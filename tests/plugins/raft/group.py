@@ -59,6 +59,8 @@ class Map(Machine[Any]):
 
     @handles(Committed)
     def on_committed(self, ctx: Context[Any], event: Committed) -> None:
+        if not event.command.startswith(FOR_US):
+            return  # somebody else's
         if event.id not in self.seen:
             key, *input = msgspec.msgpack.decode(event.command)
             before = self.values.get(key)
@@ -84,6 +86,9 @@ class Map(Machine[Any]):
         self.reads.pop(event.id, None)
         self.failed(event.id)
 
+
+FOR_US = (b"\x93", b"\x94")
+"""How the commands of a map begin: an array of three or four."""
 
 MAP = ProtocolSpec(name="map", role="storage", config=Settings, build=Map)
 
@@ -173,7 +178,9 @@ class Group:
         def is_settled() -> bool:
             leader = self.leader()
             return leader is not None and self.raft(leader).commits_in_its_term() and all(
-                self.raft(node).leader() == leader.peer for node in self.alive
+                self.raft(node).leader() == leader.peer
+                for node in self.alive
+                if self.raft(node).log.group
             )  # fmt: skip
 
         self.until(is_settled, within)
