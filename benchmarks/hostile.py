@@ -204,7 +204,7 @@ async def flood(attacker: Attacker) -> None:
         return
     from grove_libp2p.certificate import make_certificate
     from grove_quic.config import Config
-    from grove_quic.over_aioquic import AioquicEngines
+    from grove_quic.engines import AioquicEngines
 
     from grove_core.identity import Identity
 

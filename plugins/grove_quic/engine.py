@@ -1,6 +1,6 @@
 """The interface of a QUIC engine: one connection's protocol state, without socket, clock or node.
 
-Bytes and time go in, datagrams and events come out, as in h11. `over_aioquic.py` is the engine we
+Bytes and time go in, datagrams and events come out, as in h11. `over_aioquic.py` has the engine we
 ship; a faster one (another library, another language) needs to offer these two protocols and no
 more, and everything else in this plugin stays as it is.
 

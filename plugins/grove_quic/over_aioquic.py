@@ -7,7 +7,7 @@ the differences, each where aioquic's own default would fail us:
 2. Credit follows consumption; aioquic extends it on receipt and doubles it up to 64 MiB a stream.
 3. Only streams with something to say are looked at when a packet is built; aioquic walks all of
    them twice per packet. With that we also choose what is due, and tell whether anything is.
-4. Pacing by the millisecond (`pacing.py`), and larger datagrams once a path has carried one.
+4. Pacing by the millisecond (`pacing.py`), and larger datagrams once a path carried one (`mtu.py`).
 5. Bounds on what a peer can make us store: early CRYPTO data, and packets of ours it never
    acknowledges.
 
@@ -18,8 +18,6 @@ somebody's village.
 
 from __future__ import annotations
 
-import os
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -31,7 +29,6 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
-    TRANSPORT_CLOSE_FRAME_CAPACITY,
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
@@ -39,12 +36,10 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
     stream_is_client_initiated,
 )
-from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
-    encode_quic_retry,
     pull_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import (
@@ -53,31 +48,27 @@ from aioquic.quic.packet_builder import (
     QuicPacketBuilderStop,
 )
 from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.quic.stream import QuicStream
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from grove_quic.config import Config
 from grove_quic.engine import (
-    ID_LENGTH,
     Address,
     Ended,
-    Engine,
     Event,
     Handshaken,
     IdIssued,
     IdRetired,
-    Initial,
     StreamData,
     StreamOpened,
     StreamReset,
     StreamsAllowed,
     StreamStopped,
 )
+from grove_quic.mtu import PathMtu
 from grove_quic.pacing import Pacer
-from grove_quic.wire import SMALLEST_INITIAL, VERSION_1
+from grove_quic.wire import SMALLEST_INITIAL
 
-ALPN = "libp2p"
 UNI_STREAMS = 0
 """Unidirectional streams a peer may open: libp2p has no use for them (as in quinn)."""
 
@@ -90,23 +81,8 @@ MAX_EARLY_CRYPTO = 65_536
 MAX_UNACKNOWLEDGED = 4_096
 """Packets of ours remembered; beyond, those that only acknowledged are forgotten."""
 
-MARK_LENGTH = 8
-"""Bytes before each of our Retry tokens by which we know it for ours."""
-
 REASON_MAX = 200
 """Bytes of a close's reason: it must fit the smallest packet."""
-
-_PROBE_QUEUE = 16_384
-"""Unsent bytes of one stream from which on a larger datagram is worth a probe."""
-
-_PROBE_STEPS = (1452, 1400, 1280)
-"""Sizes tried in turn when the wished one does not get through (Ethernet, PPPoE and tunnels, IPv6)."""
-
-_CIPHERS = [
-    tls.CipherSuite.AES_128_GCM_SHA256,
-    tls.CipherSuite.AES_256_GCM_SHA384,
-    tls.CipherSuite.CHACHA20_POLY1305_SHA256,
-]
 
 # Every group offered costs a key pair in each dial; all implementations speak these two.
 _GROUPS = [tls.Group.X25519, tls.Group.SECP256R1]
@@ -171,11 +147,8 @@ class AioquicEngine(QuicConnection):
         self.connection_window = config.connection_window
         self.consumed = 0  # bytes granted back, all streams
         self.held: dict[int, list[int]] = {}  # stream: [bytes granted back, bytes given to the reader]
-        self.wished_datagram = datagram
-        self.largest_datagram = datagram  # that we wish and the peer takes
+        self.mtu = PathMtu(datagram)
         self.path: QuicNetworkPath | None = None  # where the size of datagrams was found
-        self.probes = 0  # path MTU probes sent; at most 2 per size
-        self.probing = False
 
     # --- engine.Engine: what is
 
@@ -240,7 +213,7 @@ class AioquicEngine(QuicConnection):
                 self.path is not None
             ):  # the peer moved: what the old path carried says nothing of this one
                 self._resize(SMALLEST_INITIAL)
-                self.wished_datagram, self.probes = self.largest_datagram, 0
+                self.mtu.moved()
             self.path = self._network_paths[0]
         try:
             datagrams = self.datagrams_to_send(now)
@@ -268,8 +241,8 @@ class AioquicEngine(QuicConnection):
         except Exception as error:
             self._broken(error)
         if self._loss._pto_count >= 3 and self._max_datagram_size > SMALLEST_INITIAL:
-            self._resize(SMALLEST_INITIAL)  # RFC 8899 section 4.3: a black hole; do not try again
-            self.wished_datagram = SMALLEST_INITIAL
+            self._resize(SMALLEST_INITIAL)
+            self.mtu.lost_all()
 
     def events(self) -> Sequence[Event]:
         waiting = self._events
@@ -415,7 +388,7 @@ class AioquicEngine(QuicConnection):
         super()._parse_transport_parameters(data, from_session_ticket)
         largest = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
         if largest is not None:
-            self.wished_datagram = self.largest_datagram = min(self.wished_datagram, largest)
+            self.mtu.limit(largest)
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         at = buf.tell()
@@ -638,16 +611,11 @@ class AioquicEngine(QuicConnection):
     # --- larger datagrams: RFC 8899, with one probe where there is much to send
 
     def _probe_path(self, now: float) -> list[tuple[bytes, Address]]:
-        size = self.wished_datagram
-        if (
-            not self.ready
-            or self.probing
-            or size <= self._max_datagram_size
-            or not self._handshake_confirmed
-            or self._close_event is not None
-        ):
+        if not self.ready or not self._handshake_confirmed or self._close_event is not None:
             return []
-        self.probing = True
+        size = self.mtu.probe(self._max_datagram_size)
+        if size is None:
+            return []
         builder = QuicPacketBuilder(
             host_cid=self.host_cid,
             is_client=self._is_client,
@@ -667,14 +635,10 @@ class AioquicEngine(QuicConnection):
         )
 
     def _on_probe_delivery(self, delivery: QuicDeliveryState, size: int) -> None:
-        self.probing = False
-        if delivery is QuicDeliveryState.ACKED:
+        arrived = delivery is QuicDeliveryState.ACKED
+        self.mtu.probed(size, arrived)
+        if arrived:
             self._resize(size)
-            return
-        self.probes += 1
-        if self.probes % 2 == 0:
-            smaller = [step for step in _PROBE_STEPS if step < size]
-            self.wished_datagram = smaller[0] if smaller else SMALLEST_INITIAL
 
     def _resize(self, size: int) -> None:
         self._max_datagram_size = size
@@ -682,97 +646,3 @@ class AioquicEngine(QuicConnection):
         control._max_datagram_size = size
         control.congestion_window = max(control.congestion_window, 10 * size)  # RFC 9002 section 7.2
         self.pacer.datagram_changed(size)
-
-
-class AioquicEngines:
-    """Implements `engine.Engines` for one node: its certificate, its retry key."""
-
-    def __init__(self, config: Config, certificate: Any, key: Any, *, streams: int) -> None:
-        """certificate, key: `cryptography` objects as `grove_libp2p.certificate` makes them.
-
-        streams: that a peer may have open on one connection.
-        """
-        self._config = config
-        self._streams = streams
-        self._retry = QuicRetryTokenHandler()
-        self._mark = os.urandom(MARK_LENGTH)
-        self._client, self._server = (
-            QuicConfiguration(
-                alpn_protocols=[ALPN],
-                certificate=certificate,
-                cipher_suites=_CIPHERS,
-                connection_id_length=ID_LENGTH,
-                idle_timeout=config.idle_timeout,
-                is_client=is_client,
-                max_data=config.connection_window,
-                max_datagram_size=SMALLEST_INITIAL,
-                max_stream_data=config.stream_window,
-                private_key=key,
-                supported_versions=[VERSION_1],
-                verify_mode=ssl.CERT_NONE,
-            )
-            for is_client in (True, False)
-        )
-
-    def dial(self, address: Address, now: float, *, local: bool = False) -> Engine:
-        engine = AioquicEngine(
-            self._config, self._client, datagram=self._datagram(local), streams=self._streams
-        )
-        engine.connect(address, now)
-        return engine
-
-    def accept(
-        self, initial: Initial, address: Address, now: float, *, local: bool = False
-    ) -> Engine | None:
-        original, retried = initial.destination, None
-        if initial.token:
-            try:
-                original = self._retry.validate_token(
-                    address=address,
-                    destination_cid=initial.destination,
-                    token=initial.token[MARK_LENGTH:],
-                    now=now,
-                )
-            except ValueError:
-                return None
-            retried = initial.destination
-        return AioquicEngine(
-            self._config,
-            self._server,
-            datagram=self._datagram(local),
-            streams=self._streams,
-            original=original,
-            retried=retried,
-        )
-
-    def is_ours(self, token: bytes) -> bool:
-        return token.startswith(self._mark)
-
-    def retry(self, initial: Initial, address: Address, now: float) -> bytes:
-        source = os.urandom(ID_LENGTH)
-        token = self._mark + self._retry.create_token(
-            address=address,
-            original_destination_connection_id=initial.destination,
-            retry_source_connection_id=source,
-            now=now,
-        )
-        return encode_quic_retry(VERSION_1, source, initial.source, initial.destination, token)
-
-    def refuse(self, initial: Initial, code: int) -> bytes:
-        crypto = CryptoPair()
-        crypto.setup_initial(cid=initial.destination, is_client=False, version=VERSION_1)
-        builder = QuicPacketBuilder(
-            host_cid=initial.destination,
-            is_client=False,
-            max_datagram_size=SMALLEST_INITIAL,
-            peer_cid=initial.source,
-            version=VERSION_1,
-        )
-        builder.start_packet(QuicPacketType.INITIAL, crypto)
-        buf = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, TRANSPORT_CLOSE_FRAME_CAPACITY)
-        for field in (code, int(QuicFrameType.PADDING), 0):
-            buf.push_uint_var(field)
-        return builder.flush()[0][0]
-
-    def _datagram(self, local: bool) -> int:
-        return self._config.datagram_loopback if local else self._config.datagram

@@ -22,7 +22,7 @@ from grove_core.transport import SHUTDOWN, Connection, DialError, Upcalls
 from grove_quic.config import Config
 from grove_quic.driver.endpoint import Door, Endpoint
 from grove_quic.engine import Address
-from grove_quic.over_aioquic import AioquicEngines
+from grove_quic.engines import AioquicEngines
 
 RANK = 0
 """Before TCP: one round trip to a proven peer, and no second negotiation (go's dial ranker)."""

@@ -11,7 +11,8 @@ from grove_libp2p.certificate import make_certificate
 from grove_quic import wire
 from grove_quic.config import Config
 from grove_quic.engine import Address, Ended, Engine, Event, Handshaken, Initial, StreamData
-from grove_quic.over_aioquic import AioquicEngine, AioquicEngines
+from grove_quic.engines import AioquicEngines
+from grove_quic.over_aioquic import AioquicEngine
 
 from grove_core.identity import Identity
 

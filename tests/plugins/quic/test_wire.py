@@ -1,4 +1,4 @@
-"""Reading packets without keys (RFC 8999, RFC 9000 17.2), and the pacer."""
+"""Reading packets without keys (RFC 8999, RFC 9000 17.2), the pacer, and path MTU (RFC 8899)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import struct
 import pytest
 from grove_quic import wire
 from grove_quic.engine import Initial
+from grove_quic.mtu import PathMtu
 from grove_quic.pacing import TICK, Pacer
+from grove_quic.wire import SMALLEST_INITIAL
 
 from tests.fuzz import survives
 
@@ -119,3 +121,29 @@ def test_a_burst_is_bounded_whatever_the_rate() -> None:
         pacer.sent(1200)
         sent += 1200
     assert sent <= 101_200
+
+
+# --- mtu.py
+
+
+def test_a_size_that_is_lost_twice_gives_way_to_the_next_smaller_step() -> None:
+    mtu = PathMtu(16_000)
+    tried = []
+    while (size := mtu.probe(SMALLEST_INITIAL)) is not None:
+        assert mtu.probe(SMALLEST_INITIAL) is None, "one probe at a time"
+        tried.append(size)
+        mtu.probed(size, arrived=False)
+    assert tried == [16_000, 16_000, 1452, 1452, 1400, 1400, 1280, 1280]
+
+
+def test_a_peer_that_moved_is_probed_anew_within_what_it_takes_and_a_black_hole_never_again() -> None:
+    mtu = PathMtu(16_000)
+    mtu.limit(1400)
+    assert mtu.probe(SMALLEST_INITIAL) == 1400
+    mtu.probed(1400, arrived=True)
+    assert mtu.probe(1400) is None
+    mtu.moved()
+    assert mtu.probe(SMALLEST_INITIAL) == 1400
+    mtu.probed(1400, arrived=True)
+    mtu.lost_all()
+    assert mtu.probe(SMALLEST_INITIAL) is None
