@@ -43,6 +43,7 @@ def members(kind: str, world: World, count: int, voters: int, **commons: Any) ->
     else:
         others: dict[str, Any] = {"learners": ids[voters:]}
         consensus = part("pbft", voters=ids[:voters], snapshot_every=64, **others)
+        commons["witnesses"] = 2  # f + 1
     parts: tuple[Part, ...] = (part("commons", **{**COMMONS, **commons}), consensus)
     rng = Random(f"starts {world.seed}")
     return [world.add(parts, at=rng.uniform(0.0, 0.3)) for _ in range(count)]

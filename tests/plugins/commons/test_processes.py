@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 FULL = os.environ.get("GROVE_FULL") == "1"
-NODES, AGENTS, TASKS = (5, 10, 1000) if FULL else (3, 4, 50)
+NODES, AGENTS, TASKS = (5, 10, 1000) if FULL else (3, 4, 36)
 LEASE = 1.0  # s
-WORK = 1.0  # s, on average
-BOUND = 600.0 if FULL else 60.0  # s; the small one takes about 8
+WORK = 1.0 if FULL else 0.7  # s, on average
+BOUND = 600.0 if FULL else 60.0  # s; the small one takes about 8 on an idle machine
 
 
 class Process:
@@ -82,7 +82,7 @@ class Trouble:
         self.processes, self.rng = processes, rng
         self.done: dict[str, int] = {"killed": 0, "stopped": 0, "apart": 0}
         self.victim: Process | None = None
-        self.at = time.monotonic() + 2.0
+        self.at = time.monotonic() + 1.5
 
     def move(self, *, is_over: bool) -> None:
         if time.monotonic() < self.at:
