@@ -85,7 +85,7 @@ def finding(table: Table) -> str:
     if row.word == "refused":
         return f"{table.pairs} pairs are too few for a verdict on {name}; from 6 seeds on there is one."
     if row.word == "undecided":
-        return f"which of {a} and {b} has the lower {name} is {row.verdict}."
+        return f"which of {a} and {b} has the better {name} is {row.verdict}."
     if row.word in ("equal", "identical", "no events"):
         said = {
             "equal": f"have {row.verdict.replace('equal', 'equal ' + name, 1)}",

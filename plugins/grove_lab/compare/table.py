@@ -114,9 +114,15 @@ def band(row: Row) -> str:
     low, high = row.aa
     if row.is_ratio:
         if abs(low * high - 1) < 1e-9:
-            return f"±{100 * (high - 1):.2g} %"
-        return f"{100 * (low - 1):+.2g} … {100 * (high - 1):+.2g} %"
+            return f"±{_share(high - 1).lstrip('+')} %"
+        return f"{_share(low - 1)} … {_share(high - 1)} %"
     return f"{low:+.2g} … {high:+.2g}"
+
+
+def _share(part: float) -> str:
+    """Per cent, two digits: +0.35, -6.7, +148."""
+    percent = 100 * part
+    return f"{percent:+.0f}" if abs(percent) >= 10 else f"{percent:+.2g}"
 
 
 def figure(value: float) -> str:
