@@ -102,8 +102,9 @@ class Replayer(Pbft):
         super().on_message(ctx, peer, msg)
 
 
-class Forger(Pbft):
-    """Claims, in each VIEW-CHANGE, to have prepared what nobody else signed; by its own keys alone."""
+class Forger(MutePrimary):
+    """Brings about a change of views by saying nothing, and claims, in each VIEW-CHANGE, to have
+    prepared what nobody else signed; by its own keys alone."""
 
     def broadcast(self, ctx: Any, msg: Any) -> None:
         if isinstance(msg, ViewChange) and msg.voter == ctx.me:

@@ -491,8 +491,6 @@ def test_a_restarted_replica_neither_contradicts_nor_forgets_what_it_signed() ->
     assert votes == {("Prepare", digest), ("Commit", digest)}
     hears(again, fresh, pre_prepare(again, 1, 0, request(9)))
     assert [m for _, m in fresh.sent() if isinstance(m, Prepare)] == []
-    machine.on_message(fresh, OBSERVER, request(5))
-    again.suspect(fresh)
     again.on_message(fresh, OBSERVER, request(6))
     fresh.fire(again, "request")
     (change,) = said(fresh, ViewChange)
