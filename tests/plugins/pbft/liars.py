@@ -37,6 +37,15 @@ class MutePrimary(Pbft):
         return
 
 
+class StarvingPrimary(Pbft):
+    """Serves everybody but observers."""
+
+    def propose_batches(self, ctx: Any) -> None:
+        for key in [key for key in self.queue if key[0] not in self.configuration.rank]:
+            del self.queue[key]
+        super().propose_batches(ctx)
+
+
 class SelectivePrimary(Pbft):
     """Sends its PRE-PREPAREs to the fewest that can prepare them."""
 

@@ -8,7 +8,14 @@ import pytest
 from grove_pbft.machine import Pbft
 
 from tests.plugins.pbft.group import Group, Rejected
-from tests.plugins.pbft.liars import BYZANTINE, Forger, MutePrimary, SelectivePrimary, ViewChanger
+from tests.plugins.pbft.liars import (
+    BYZANTINE,
+    Forger,
+    MutePrimary,
+    SelectivePrimary,
+    StarvingPrimary,
+    ViewChanger,
+)
 
 
 def scenario(kind: type[Pbft], n: int, seed: int, *, keys: bool = False) -> Group:
@@ -53,6 +60,21 @@ def test_a_primary_that_leaves_one_backup_out_costs_that_backup_only_a_question(
     group = scenario(SelectivePrimary, 4, seed=3)
     assert all(group.machine(index).view == 0 for index in group.honest()), "no view had to change"
     assert all(len(group.commands(index)) == 40 for index in group.honest())
+
+
+def test_a_primary_that_serves_all_but_one_client_is_replaced() -> None:
+    scout = Group(4, observers=1, seed=6)
+    scout.run(0.1)
+    first, other = scout.by_rank()[:2]
+    group = Group(4, observers=1, seed=6, liars={first: StarvingPrimary}, config={"patience": 16})
+    group.run(0.5)
+    starved = group.propose(4, b"starved")
+    for number in range(100):
+        group.propose(other, b"%d" % number)
+        group.run(0.05)
+    assert starved in group.committed_at
+    assert group.machine(other).view >= 1, "the timer alone would not have: others were served"
+    group.assert_agreement()
 
 
 def test_one_voter_that_wants_other_views_moves_nobody() -> None:
