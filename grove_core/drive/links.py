@@ -514,6 +514,7 @@ class _In:
                             )
                 self._at = start + size
                 self._held -= self._at - at
+                self._need = 0  # the next frame may be smaller
                 count -= 1
                 lane.links.counters[lane.received] += 1
                 if bad:

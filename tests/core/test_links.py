@@ -251,6 +251,26 @@ def test_messages_stay_in_order_when_some_need_verification(tmp_path: Path) -> N
     run(main)
 
 
+def test_a_small_frame_behind_a_large_signed_one_that_came_in_pieces_is_heard(tmp_path: Path) -> None:
+    """What the large one needed must not be asked of the small one: it would wait for more to come."""
+
+    async def main() -> None:
+        network = MemoryNetwork()
+        async with node(network, tmp_path, 1, probe()) as home:
+            rogue = Rogue(network)
+            stream = await (await rogue.meet(home)).open_stream([PROBE])
+            text = "x" * 3000
+            large = frame(Signed(rogue.peer, text, rogue.identity.sign(DOMAIN + text.encode())))
+            stream.write(large[:1000])
+            await turns(50)
+            stream.write(large[1000:])
+            await until(lambda: machine(home).texts() == [text])
+            stream.write(frame(Note("small")))
+            await until(lambda: machine(home).texts() == [text, "small"])
+
+    run(main)
+
+
 def test_more_signed_messages_than_the_window_holds_keep_flowing(tmp_path: Path) -> None:
     async def main() -> None:
         network = MemoryNetwork()
@@ -341,7 +361,8 @@ def test_a_held_peer_gets_a_stream_before_anything_is_said_and_its_end_when_let_
     run(main)
 
 
-def test_after_a_reset_the_next_message_goes_on_a_new_stream(
+@pytest.mark.claim("links.renewed-stream-is-told")
+def test_after_a_reset_a_new_stream_is_opened_and_the_peer_is_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links, "REOPEN", 0.01)
@@ -356,8 +377,10 @@ def test_after_a_reset_the_next_message_goes_on_a_new_stream(
             call(lambda machine, ctx: ctx.send(rogue.peer, Note("one")))
             await until(lambda: bool(rogue.ears[PROBE]) and bool(rogue.ears[PROBE][0].chunks))
             rogue.ears[PROBE][0].stream.reset()
-            drive: Any = home._drive
-            await until(lambda: drive.contexts[0]._lane._outs[rogue.peer].stream is None)
+            ups = [entry for entry in machine(home).log if entry == ("up", rogue.peer)]
+            await until(lambda: len(rogue.ears[PROBE]) == 2)
+            await until(lambda: machine(home).log.count(("up", rogue.peer)) == len(ups) + 1)
+            assert ("down", rogue.peer) not in machine(home).log
             call(lambda machine, ctx: ctx.send(rogue.peer, Note("two")))
             await until(lambda: len(rogue.ears[PROBE]) == 2 and bool(rogue.ears[PROBE][1].chunks))
             assert frames(rogue.ears[PROBE][1].heard) == [Note("two")]

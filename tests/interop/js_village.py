@@ -135,9 +135,7 @@ class Village:
 
 
 @asynccontextmanager
-async def village(
-    count: int, transport: str, data: Path, **gossipsub: Any
-) -> AsyncIterator[Village]:
+async def village(count: int, transport: str, data: Path, **gossipsub: Any) -> AsyncIterator[Village]:
     """So many nodes that listen on a transport, with these settings of GossipSub."""
     made = Village()
     settings = {**SETTINGS, "node.listen": [LISTEN[transport]]}

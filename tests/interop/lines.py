@@ -62,7 +62,9 @@ LINES = (
     Line("muxer-fallback", "muxer agreed by multistream-select after it", TCP),
     Line("certificate-missing", "a client without a certificate is refused", QUIC[1:]),
     Line("certificate-bad", "a certificate without, or with a false, libp2p extension is refused", QUIC),
-    Line("mesh-2-2", "GossipSub, 2 Grove and 2 js nodes: 1,000 signed messages of 1 KiB each way", COUNTER),
+    Line(
+        "mesh-2-2", "GossipSub, 2 Grove and 2 js nodes: 1,000 signed messages of 1 KiB each way", COUNTER
+    ),
     Line("mesh-5-5", "the same with 5 and 5; all arrive once, nobody's score knows P4 or P7", CROSSED),
     Line("unsigned", "GossipSub under StrictNoSign", CROSSED),
     Line("idontwant", "IDONTWANT spares copies, told by each and heeded by each", CROSSED),
