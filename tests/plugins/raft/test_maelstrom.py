@@ -94,11 +94,7 @@ def test_lin_kv_is_linearizable_across_a_partition() -> None:
                 answer = await router.ask(name, rng.choice(NAMES), body, within=2.0)
             except TimeoutError:
                 answer = {"type": "timeout"}
-            input = (
-                ("read",)
-                if kind == "read"
-                else (kind, *(body[k] for k in ("from", "to", "value") if k in body))
-            )
+            input = (kind, *(body[field] for field in ("from", "to", "value") if field in body))
             if answer["type"] == "timeout":
                 if kind != "read":
                     history.append(Operation(key, input, None, call, inf))

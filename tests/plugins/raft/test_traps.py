@@ -501,17 +501,20 @@ def test_a_leader_that_steps_down_rejects_its_reads() -> None:
 
 
 def test_a_lease_ends_before_voters_may_forget_the_leader_and_with_a_transfer() -> None:
-    leader = Stage(reads="lease").lead()
-    leader.ctx.fire(leader.raft, HEARTBEAT)
-    leader.acknowledge(B, C)
-    assert leader.raft.has_lease(leader.ctx)
-    leader.ctx.advance(0.91)
-    assert not leader.raft.has_lease(leader.ctx), "T = 1 s, less a tenth for drifting clocks"
-    leader.ctx.fire(leader.raft, HEARTBEAT)
-    leader.acknowledge(B, C)
-    assert leader.raft.has_lease(leader.ctx)
-    leader.raft.transfer(leader.ctx, B)
-    assert not leader.raft.has_lease(leader.ctx)
+    def stage(build: type[Raft]) -> None:
+        leader = Stage(build, reads="lease").lead()
+        leader.ctx.fire(leader.raft, HEARTBEAT)
+        leader.acknowledge(B, C)
+        assert leader.raft.has_lease(leader.ctx)
+        leader.ctx.advance(0.91)
+        assert not leader.raft.has_lease(leader.ctx), "T = 1 s, less a tenth for drifting clocks"
+        leader.ctx.fire(leader.raft, HEARTBEAT)
+        leader.acknowledge(B, C)
+        assert leader.raft.has_lease(leader.ctx)
+        leader.raft.transfer(leader.ctx, B)
+        assert not leader.raft.has_lease(leader.ctx)
+
+    fails_with(mutants.LeasesBeyondReason, stage)
 
 
 # Members.
