@@ -141,8 +141,11 @@ class SnapshotTaken(Event, frozen=True, gc=False):
 
 
 class SnapshotAsked(Event, frozen=True, gc=False):
-    """Consensus wants the state as of index, before anything later is applied. Answered by SnapshotTaken
-    with the same index, or not at all. Equal at all members: Byzantine agreement certifies states by it."""
+    """Consensus wants the state as of index, before anything later is applied.
+
+    Answered by SnapshotTaken with the same index, or not at all. Equal at all members: Byzantine
+    agreement certifies states by it.
+    """
 
     index: int
 

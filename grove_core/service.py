@@ -64,7 +64,7 @@ class PeerBook(Protocol):
 
 
 class Watch(Protocol):
-    """A bounded stream of events: `async with node.watch(Delivered) as heard: async for event in heard`."""
+    """A bounded stream of events, to be entered: ``async with node.watch(Delivered) as heard``."""
 
     missed: int
     """Events dropped (oldest first) because the reader was too slow."""

@@ -196,7 +196,9 @@ class VirtualContext:
     @property
     def rng(self) -> Random:
         if self._rng is None:  # a Random weighs 2.9 KB: made on first use
-            self._rng = rng_for(self.world.run_seed, self.me, self.slot.name)
+            # As on a real node, a later life draws anew: ids drawn by an earlier one do not come again.
+            life = b"" if self.node.starts == 1 else b"life %d/" % self.node.starts
+            self._rng = rng_for(self.world.run_seed + life, self.me, self.slot.name)
         return self._rng
 
     def record(self, peer: PeerId) -> bytes:
@@ -739,11 +741,14 @@ class World:
     def reset(self, a: VirtualNode, b: VirtualNode) -> None:
         """Break the connection between two nodes; both notice after one delay."""
         end = a.links.pop(b.peer, None)
-        if end is not None:
-            back = b.links.pop(a.peer)
-            self.push(self.now + back.delay, _lost, None, a, (b.peer, end.link))
+        if end is None:
+            return
+        self.push(self.now + self.delay(b.index, a.index), _lost, None, a, (b.peer, end.link))
+        back = b.links.get(a.peer)
+        if back is not None and back.link is end.link:  # else b crashed silently: it is another life
+            del b.links[a.peer]
             self.push(self.now + end.delay, _lost, None, b, (a.peer, end.link))
-            end.link.close()
+        end.link.close()
 
     def clog(self, a: VirtualNode, b: VirtualNode) -> None:
         """Let a's messages to b wait in its queue, as when b does not read, until `unclog`."""

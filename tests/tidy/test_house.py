@@ -21,7 +21,11 @@ from grove_core.specs import API, ProtocolSpec
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").exists())
-PROTOCOLS = [name for name in PLUGINS if (ROOT / "plugins" / name / "machine.py").exists()]
+PROTOCOLS = [
+    name
+    for name in PLUGINS
+    if (ROOT / "plugins" / name / "machine.py").exists() or (ROOT / "plugins" / name / "machine").is_dir()
+]
 
 
 def specs(module: Any) -> list[ProtocolSpec]:

@@ -1,0 +1,46 @@
+"""What the virtual driver alone promises, beyond the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grove_core.drive.virtual import World
+from tests.core.probe import Note, probe
+
+
+def _pair() -> tuple[World, Any, Any]:
+    world = World(delay=0.01)
+    part = probe()
+    a, b = world.add([part]), world.add([part])
+    world.run_for(0.0)
+    a.plugin("probe").call(lambda machine, ctx: ctx.connect(b.peer))
+    world.run_for(1.0)
+    return world, a, b
+
+
+def test_a_link_to_an_earlier_life_can_be_reset() -> None:
+    world, a, b = _pair()
+    world.crash(b, silent=60.0)
+    world.restart(b)
+    world.run_for(0.1)
+    world.reset(a, b)  # once a KeyError: the new life of b knows nothing of the link
+    world.run_for(1.0)
+    assert a.machine("probe").seen("down") == [(b.peer,)]
+
+
+def test_a_later_life_draws_anew() -> None:
+    world, a, _ = _pair()
+    first = a.plugin("probe").call(lambda machine, ctx: ctx.rng.random())
+    world.crash(a)
+    world.restart(a)
+    world.run_for(0.1)
+    assert a.plugin("probe").call(lambda machine, ctx: ctx.rng.random()) != first
+
+
+def test_what_is_on_its_way_to_an_earlier_life_does_not_reach_the_next() -> None:
+    world, a, b = _pair()
+    a.plugin("probe").call(lambda machine, ctx: ctx.send(b.peer, Note("to the dead")))
+    world.crash(b)
+    world.restart(b)
+    world.run_for(1.0)
+    assert b.machine("probe").texts() == []
