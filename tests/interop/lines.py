@@ -1,4 +1,4 @@
-"""What Grove must be able to do with a foreign libp2p: issue 2, "Interop is the proof"; issue 3, acceptance 4.
+"""What Grove must be able to do with a foreign libp2p: issue 2, "Interop is the proof"; issue 3, 4.
 
 A line is a row of docs/interop.md; a way is a column: which transport, and who dials. A test takes up a
 line with `@line(name)`, which runs it once per way and marks it as the holder of claim `interop.<name>`.
