@@ -22,7 +22,10 @@ def field(number: int, value: int | bytes) -> bytes:
     """One field with its tag: an int as varint (0 to 2**64 - 1, zero too), bytes with their length."""
     if isinstance(value, int):
         return _varint(number << 3 | VARINT) + _varint(value)
-    return _varint(number << 3 | BYTES) + _varint(len(value)) + value
+    size = len(value)
+    if size < 0x80 and 0 < number < 16:  # the usual
+        return bytes((number << 3 | BYTES, size)) + value
+    return _varint(number << 3 | BYTES) + _varint(size) + value
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Value]]:
@@ -32,6 +35,14 @@ def fields(data: bytes) -> Iterator[tuple[int, Value]]:
     """
     at, end = 0, len(data)
     while at < end:
+        tag = data[at]
+        if tag & 0x87 == BYTES and tag > 7 and at + 1 < end and data[at + 1] < 0x80:
+            start = at + 2  # the usual: a low number, bytes, a short length
+            at = start + data[at + 1]
+            if at <= end:
+                yield tag >> 3, data[start:at]
+                continue
+            at = start - 2  # too long: said below
         tag, at = _read_varint(data, at)
         number, kind = tag >> 3, tag & 7
         if not 1 <= number < 1 << 29:

@@ -95,6 +95,8 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     proofs: the signatures a message carries. forged: what becomes of a message with a bad one: it is
         dropped and its sender disconnected, or the machine is told (`on_forged`) which do not hold.
     domain: prefix of everything this protocol signs.
+    urgent: which messages go ahead of those that wait for a peer, in order among themselves; they must
+        mean the same wherever they come (docs/decisions/0010). Judged once for each message sent.
     queue: messages that may wait for one peer; overflow: what happens to the next one.
     requests: questions of one peer that may wait for our answer; the next one is refused.
     hosts: config field -> role; the field names the plugin to be built inside this one.
@@ -113,6 +115,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     proofs: Callable[[Any], Iterable[Proof]] | None = None
     forged: Literal["disconnect", "tell"] = "disconnect"
     domain: bytes = b""
+    urgent: Callable[[Any], bool] | None = None
     queue: int = 1024
     overflow: Literal["drop", "disconnect"] = "drop"
     requests: int = 64

@@ -42,6 +42,10 @@ HELD = 16384
 Without it a peer could fill our memory while the disk stalls."""
 
 
+NOTHING: tuple[None, bytes, bool] = (None, b"", False)
+"""No message was encoded yet in this input."""
+
+
 class Connecting(Swarm, Protocol):
     """What the driver needs of the connections, beyond what the streams need."""
 
@@ -92,7 +96,7 @@ class AioContext:
         self._rng: Random | None = None
         self._effects: list[tuple[Any, ...]] = []  # of this input: (what, …)
         self._fresh: dict[str, bytes | None] = {}  # saved in this input
-        self._encoded: tuple[Message | None, bytes] = (None, b"")  # a message goes to many peers
+        self._encoded: tuple[Message | None, bytes, bool] = NOTHING  # a message goes to many peers
         self._timers: dict[Hashable, asyncio.TimerHandle] = {}
         self._barrier = 0  # number of the newest batch that holds a record of ours; 0: all durable
         self._held: deque[tuple[int, tuple[Any, ...]]] = deque()  # (batch to wait for, effect)
@@ -143,13 +147,14 @@ class AioContext:
     # What a machine does: recorded, and done when the input is over.
 
     def send(self, peer: PeerId, msg: Any) -> None:
-        if msg is self._encoded[0]:
-            frame = self._encoded[1]
-        else:
+        last, frame, is_urgent = self._encoded
+        if msg is not last:
             frame = self._frame(msg)
+            urgent = self.slot.spec.urgent
+            is_urgent = urgent is not None and urgent(msg)
             if isinstance(msg, Message):  # frozen, so its encoding cannot have changed
-                self._encoded = (msg, frame)
-        self._effects.append((_send, peer, frame))
+                self._encoded = (msg, frame, is_urgent)
+        self._effects.append((_send, peer, frame, is_urgent))
 
     def request(self, peer: PeerId, msg: Any, key: Hashable, timeout: float) -> None:
         if not timeout > 0:
@@ -223,7 +228,7 @@ class AioContext:
     def take_effect(self) -> None:
         """Do what was recorded; what must wait behind a record is held."""
         effects, self._effects = self._effects, []
-        self._encoded = (None, b"")
+        self._encoded = NOTHING
         for effect in effects:
             if self._barrier and effect[0] is not _save:
                 if effect[0] is _send and len(self._held) >= HELD:
@@ -238,7 +243,7 @@ class AioContext:
     def forget_input(self) -> None:
         """Nothing of this input takes place."""
         self._effects = []
-        self._encoded = (None, b"")
+        self._encoded = NOTHING
         self._fresh = {}
 
     def durable(self, batch: int) -> None:
@@ -282,8 +287,8 @@ class AioContext:
 # Effects: what takes place when an input is over. Module functions, so that a tuple can name them.
 
 
-def _send(ctx: AioContext, peer: PeerId, frame: bytes) -> None:
-    ctx._lane.send(peer, frame)
+def _send(ctx: AioContext, peer: PeerId, frame: bytes, is_urgent: bool) -> None:
+    ctx._lane.send(peer, frame, is_urgent)
 
 
 def _request(ctx: AioContext, peer: PeerId, frame: bytes, key: Hashable, timeout: float) -> None:

@@ -7,7 +7,8 @@ in one write per peer.
 
 Invariants:
 1. Messages of one machine to one peer leave, and messages from one peer reach one machine, in order,
-   also when some of them carry proofs that have to be verified first.
+   also when some of them carry proofs that have to be verified first. What the spec calls urgent leaves
+   ahead of what is not.
 2. A frame longer than the codec's max_size is refused when its length is read, before its body.
 3. What waits for a peer is bounded by the spec's `queue` messages and by QUEUE_BYTES; what waits for
    its turn with us is bounded by the stream's window, since credit returns only afterwards.
@@ -160,7 +161,7 @@ class Lane:
         self.sent = f"sent.{slot.name}"
         self.received = f"received.{slot.name}"
 
-    def send(self, peer: PeerId, frame: bytes) -> None:
+    def send(self, peer: PeerId, frame: bytes, is_urgent: bool = False) -> None:
         """Queue a frame; see the spec's `overflow` for what happens when there is no room."""
         out = self._outs.get(peer)
         if out is None:
@@ -168,7 +169,12 @@ class Lane:
         if len(out.queue) >= self.spec.queue or out.size + len(frame) > out.most:
             self._overflow(peer)
             return
-        out.queue.append(frame)
+        if is_urgent and out.queue:
+            out.queue.insert(out.urgent, frame)
+            out.urgent += 1
+        else:
+            out.queue.append(frame)
+            out.urgent += is_urgent
         out.size += len(frame)
         if not out.is_dirty:
             out.is_dirty = True
@@ -287,6 +293,7 @@ class _Out:
         "queue",
         "size",
         "stream",
+        "urgent",
         "used",
     )
 
@@ -294,6 +301,7 @@ class _Out:
         self.lane = lane
         self.peer = peer
         self.queue: deque[bytes] = deque()
+        self.urgent = 0  # frames at its head that are
         self.size = 0
         codec = lane.spec.codec
         self.most = QUEUE_BYTES + (codec.max_size + varint.MAX_BYTES if codec is not None else 0)
@@ -328,10 +336,11 @@ class _Out:
                     count = len(queue)
                     data = queue[0] if count == 1 else b"".join(queue)
                     queue.clear()
-                    self.size = 0
+                    self.size = self.urgent = 0
                 else:
                     count, data = 1, queue.popleft()
                     self.size -= len(data)
+                    self.urgent = max(self.urgent - 1, 0)
                 stream.write(data)
                 lane.links.counters[lane.sent] += count
         except GroveError as error:
@@ -402,7 +411,7 @@ class _Out:
         if self.queue:
             self.lane.links.counters[f"dropped.{why}"] += len(self.queue)
             self.queue.clear()
-            self.size = 0
+            self.size = self.urgent = 0
 
     def data_received(self, data: bytes) -> None:
         pass  # not ours to read; no credit is given back, so little of it can come

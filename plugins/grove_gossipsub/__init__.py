@@ -16,7 +16,7 @@ from grove_core.specs import ProtocolSpec
 from grove_gossipsub.config import Config
 from grove_gossipsub.events import ValidationRequested, Verdict
 from grove_gossipsub.machine import GossipSub
-from grove_gossipsub.messages import CODEC, DOMAIN, proofs
+from grove_gossipsub.messages import CODEC, DOMAIN, is_control, proofs
 
 __all__ = ["SPEC", "ValidationRequested", "Verdict", "grove_broadcast"]
 
@@ -39,6 +39,8 @@ SPEC = ProtocolSpec(
     # A forged message costs the peer that passed it on a P4, not the connection.
     forged="tell",
     domain=DOMAIN,
+    # IDONTWANT that waits behind the copies it would have spared is worth nothing.
+    urgent=is_control,
     # go drops RPCs beyond 32 for a peer that does not keep up; gossip repairs what was lost.
     queue=1024,
     overflow="drop",

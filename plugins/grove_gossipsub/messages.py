@@ -155,6 +155,11 @@ def forged(rpc: Rpc, bad: tuple[int, ...]) -> dict[int, None]:
     return {signed[index]: None for index in bad}
 
 
+def is_control(rpc: Rpc) -> bool:
+    """Whether an RPC carries no message: it is small, and its order among messages means nothing."""
+    return not rpc.publish
+
+
 # To bytes.
 
 

@@ -203,6 +203,34 @@ def test_a_peer_that_never_reads_costs_a_bounded_queue(tmp_path: Path, overflow:
     run(main)
 
 
+@pytest.mark.claim("links.urgent-first")
+def test_what_is_urgent_leaves_ahead_of_what_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        part = probe(urgent=lambda msg: msg.text.startswith("!"))
+        async with node(network, tmp_path, 1, part) as home:
+            rogue = Rogue(network)
+            rogue.eager = False
+            rogue.serve(PROBE)
+            await rogue.meet(home)
+            call = home.plugin("probe").call
+            drive: Any = home._drive
+            for n in range(300):
+                call(lambda machine, ctx, n=n: ctx.send(rogue.peer, Note(str(n) + "x" * 4000)))
+                await asyncio.sleep(0)
+            await until(lambda: bool(drive.contexts[0]._lane._outs[rogue.peer].is_busy))
+            out = drive.contexts[0]._lane._outs[rogue.peer]
+            for text in ("!one", "last", "!two"):
+                call(lambda machine, ctx, text=text: ctx.send(rogue.peer, Note(text)))
+            waiting = [frames(data)[0].text for data in out.queue]
+            assert waiting[:2] == ["!one", "!two"]
+            assert waiting[-1] == "last"
+            numbers = [int(text.partition("x")[0]) for text in waiting[2:-1]]
+            assert numbers == sorted(numbers)
+
+    run(main)
+
+
 def test_messages_to_a_peer_that_cannot_be_reached_are_dropped_and_counted(tmp_path: Path) -> None:
     async def main() -> None:
         network = MemoryNetwork()
