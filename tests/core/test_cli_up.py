@@ -162,6 +162,38 @@ def test_two_nodes_meet_and_every_verb_works_on_them(up: Any, capsys: pytest.Cap
     assert one.until("disconnected")["peer"] == second["peer_id"]
 
 
+@pytest.mark.claim("gossipsub.by-two-settings")
+def test_pool_and_gossipsub_are_two_settings_away(up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hub is dialled by one that was told of it and joined by another with its ticket."""
+    chosen = ("--set", "roles.membership=pool", "--set", "roles.broadcast=gossipsub")
+    hub = up("--listen", QUIC, *chosen)
+    first = hub.line()
+    told = up("--listen", TCP, *chosen, "--peer", first["addrs"][0])
+    joined = up("--listen", QUIC, *chosen)
+    others = [told.line()["peer_id"], joined.line()["peer_id"]]
+    assert hub("ticket") == 0
+    assert joined("join", capsys.readouterr().out.strip()) == 0
+    assert "joined through" in capsys.readouterr().out
+    assert {hub.until("neighbor_up")["peer"] for _ in others} == set(others)
+
+    listening = threading.Thread(target=lambda: hub("sub", "village", "-n", "2", "--json"))
+    listening.start()
+    while not listening_to(hub, "village", capsys):
+        pass
+    while listening.is_alive():  # until both have heard that somebody listens
+        assert told("pub", "village", "from the one who was told") == 0
+        assert joined("pub", "village", "from the one who joined") == 0
+        listening.join(0.2)
+    authors = set()
+    while len(authors) < 2:
+        authors.add(hub.until("delivered")["author"])
+    assert authors == set(others)
+    capsys.readouterr()
+    assert joined("peers", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["peers"]
+    assert (row["peer"], row["transport"]) == (first["peer_id"], "quic")
+
+
 @pytest.mark.claim("gateway.not-running")
 def test_a_verb_that_waits_ends_with_3_when_its_node_is_killed(
     up: Any, capsys: pytest.CaptureFixture[str]

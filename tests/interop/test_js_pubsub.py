@@ -107,9 +107,9 @@ def gathered(
     run(main(), LONG)
 
 
-def meshes(way: Way, js: JsVillage, data: Path, count: int) -> None:
+def meshes(way: Way, js: JsVillage, data: Path, count: int, **gossipsub: Any) -> None:
     async def test(grove: Village) -> None:
-        least = min(count + js.size - 1, 4)
+        least = 3
         await grove.settle(TOPIC, mesh=least)
         await js.do("settle", topic=TOPIC, mesh=least)
         across = [peer for member in grove.members for peer in member.machine.mesh[TOPIC]]
@@ -117,7 +117,7 @@ def meshes(way: Way, js: JsVillage, data: Path, count: int) -> None:
         await exchange(grove, js)
         await nobody_is_blamed(grove, js)
 
-    gathered(way, js, data, count, test)
+    gathered(way, js, data, count, test, **gossipsub)
 
 
 @line("mesh-2-2")
@@ -127,7 +127,10 @@ def test_four_in_a_mesh(way: Way, js_village: StartVillage, tmp_path: Path) -> N
 
 @line("mesh-5-5")
 def test_ten_in_a_mesh(way: Way, js_village: StartVillage, tmp_path: Path) -> None:
-    meshes(way, js_village(way, 5), tmp_path, 5)
+    """With D 4 and not 6, so that among nine others a mesh is a choice, and js has less to do."""
+    degrees = {"degree": 4, "degree_low": 3, "degree_high": 8, "degree_score": 3, "degree_out": 1}
+    js = js_village(way, 5, gossipsub={"D": 4, "Dlo": 3, "Dhi": 8, "Dscore": 3, "Dout": 1})
+    meshes(way, js, tmp_path, 5, **degrees)
 
 
 @line("unsigned")
