@@ -1,8 +1,8 @@
 """Villages that speak pubsub: some Grove nodes in this process, some js nodes in one child process.
 
-`JsVillage` is js/village.mjs; `Village` is its counterpart here: nodes of the residential profile with
-pool and gossipsub instead of HyParView and Plumtree. A message is the text `tag:number|` and zeros up to its
-size, so that both sides can say what they have heard.
+`JsVillage` is js/village.mjs; `Village` is its counterpart here: nodes of the residential profile, with
+pool and gossipsub instead of HyParView and Plumtree. A message is the text `tag:number|` and zeros up to
+its size, so that both sides can say what they have heard.
 """
 
 from __future__ import annotations
