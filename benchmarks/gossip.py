@@ -183,6 +183,8 @@ async def compare(rounds: int, scale: float, cases: list[tuple[int, int, str]]) 
         for side, (nodes, size, signing) in jobs:
             told = await sides[side](nodes, signing, flows(nodes, size, scale))
             cells.setdefault((side, nodes, size, signing), []).append(told[-1])
+            spent = f"{told[-1]['cpu'] / 1e6:.1f} s of processor time"
+            print(f"{side}, {nodes} nodes, {size} B, {signing}: {spent}", file=sys.stderr)
     for nodes, size, signing in cases:
         count = flows(nodes, size, scale)[-1]["count"] * (nodes - 1)
         us, rate = {}, {}
