@@ -39,6 +39,8 @@ OVERHEAD: Final = 1024
 """Bytes of a message beside its data: author, seqno, topic, signature, key (RSA 4096: 550), tags."""
 MAX_ENTRIES: Final = 65_536
 """Things (messages, ids, topics, peers) in one RPC: what 1 MiB of 20-byte ids holds, and some."""
+REMEMBERED_SIZE: Final = 4096
+"""Bytes of a message up to which a copy is recognised before it is read; 256 are remembered."""
 MAX_TOPIC: Final = 512
 """Bytes of a topic's name in UTF-8."""
 MAX_ID: Final = 256
@@ -306,26 +308,7 @@ class _Reader:
 
     def _publication(self, data: bytes) -> Publication:
         self._count()
-        author = body = seqno = signature = key = b""
-        topic = ""
-        for number, value in protobuf.fields(data):
-            if number == 4:
-                topic = _topic(value)
-                continue
-            if not 1 <= number <= 6:
-                continue
-            content = protobuf.as_bytes(value, "a field of Message")
-            if number == 1:
-                author = content
-            elif number == 2:
-                body = content
-            elif number == 3:
-                seqno = content
-            elif number == 5:
-                signature = content
-            else:
-                key = content
-        return Publication(topic, body, PeerId(author), seqno, signature, key)
+        return _copy_read(data) if len(data) <= REMEMBERED_SIZE else _read_publication(data)
 
     def _topic_and_ids(self, data: bytes) -> tuple[str, tuple[bytes, ...]]:
         topic, ids = "", []
@@ -358,6 +341,33 @@ class _Reader:
             elif number == 3:
                 backoff = protobuf.as_int(value, "ControlPrune.backoff")
         return Prune(topic, tuple(peers), backoff)
+
+
+def _read_publication(data: bytes) -> Publication:
+    author = body = seqno = signature = key = b""
+    topic = ""
+    for number, value in protobuf.fields(data):
+        if number == 4:
+            topic = _topic(value)
+            continue
+        if not 1 <= number <= 6:
+            continue
+        content = protobuf.as_bytes(value, "a field of Message")
+        if number == 1:
+            author = content
+        elif number == 2:
+            body = content
+        elif number == 3:
+            seqno = content
+        elif number == 5:
+            signature = content
+        else:
+            key = content
+    return Publication(topic, body, PeerId(author), seqno, signature, key)
+
+
+# Mesh peers send the same bytes again: read once; the copy is the same object, whose hashes are known.
+_copy_read = lru_cache(maxsize=256)(_read_publication)
 
 
 def _peer_info(data: bytes) -> PeerInfo:
