@@ -1,0 +1,71 @@
+"""What can be set about hierarchical consensus: the table ``[plugins.hierarchy]``. Durations are seconds.
+
+What the protocols inside are set to stands in their own tables, but for who votes in them and how their
+groups are called: that follows from here. All members set everything here alike.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_MEMBERS = 1024
+MAX_GROUP = 128
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Peers = Annotated[tuple[str, ...], Meta(max_length=MAX_MEMBERS)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of one member. ValueError for settings that contradict each other."""
+
+    variant: Literal["trusting", "certified"] = "certified"
+    """"trusting": the groups' leaders run the upper protocol in their own names, as DLCA_R_P is
+    published; one that lies can fork the order. "certified": each group runs it as one, and what a group
+    says carries the signatures of a quorum of its members."""
+
+    group: str = "pbft"
+    """The consensus plugin inside each group."""
+
+    leaders: str = "raft"
+    """The consensus plugin between the groups."""
+
+    village: Annotated[str, Meta(max_length=200)] = ""
+    """Names the whole; what other villages say counts for nothing."""
+
+    members: Peers = ()
+    """Peer ids to be cut into groups. Empty: `groups` says it; if that is empty too, this node is in none
+    and its proposals are rejected."""
+
+    size: Annotated[int, Meta(ge=1, le=MAX_GROUP)] = 16
+    """Members of one group, at least, when groups are formed. Below 16 strangers are soon captured: of
+    100 members with 10 liars some group of 10 has more than it tolerates in 8 % of all draws."""
+
+    seed: Annotated[str, Meta(max_length=256)] = ""
+    """Who is with whom follows from this and the members; nobody who lies should have chosen it."""
+
+    groups: Annotated[tuple[Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_GROUP)], ...],
+                      Meta(max_length=256)] = ()  # fmt: skip
+    """The groups themselves, if they are not to be drawn."""
+
+    observe: Seconds = 2.0
+    """trusting: how often a member asks its leader what it missed, and a leader takes up again what the
+    upper protocol did not answer. Two silences in a row make the group look for another leader."""
+
+    patience: Seconds = 1.0
+    """certified: how long the others leave it to f + 1 of them to say that a timer is due or that a
+    message came, and when they say it again. Guess."""
+
+    pending: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
+    """Decisions of the own group that wait for the upper protocol; the oldest gives way."""
+
+    def __post_init__(self) -> None:
+        if self.members and self.groups:
+            raise ValueError("set either members (and size) or groups, and not both")
+        everybody = self.members or tuple(peer for group in self.groups for peer in group)
+        if len(set(everybody)) != len(everybody):
+            raise ValueError("a peer is named twice")
+        if self.members and self.size > len(self.members):
+            raise ValueError(f"size {self.size} is more than the {len(self.members)} members")
