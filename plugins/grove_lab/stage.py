@@ -204,8 +204,7 @@ class Stage:
         join = scenario.join
         ids = [world.peer(index) for index in range(min(scenario.nodes, 4096))]
         chosen = [
-            settled(parts[name] if name in parts else parts[EVERYBODY], ids)
-            for name in self.class_names
+            settled(parts[name] if name in parts else parts[EVERYBODY], ids) for name in self.class_names
         ]
         rng = stream(self.seed, "topology")
         for index, kind in enumerate(self.kinds):

@@ -436,7 +436,8 @@ def test_a_token_that_we_did_not_make_is_none_of_ours() -> None:
     assert isinstance(again, Initial)
     assert link.engines[0].is_ours(again.token)
     assert not link.engines[1].is_ours(again.token)
-    assert not link.engines[1].is_ours(b"") and not link.engines[1].is_ours(bytes(64))
+    assert not link.engines[1].is_ours(b"")
+    assert not link.engines[1].is_ours(bytes(64))
 
 
 def test_a_refused_client_learns_it_at_once() -> None:
