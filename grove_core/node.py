@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from grove_core.errors import LocalProtocolError
 from grove_core.machine import Event, Machine, PeerId
 from grove_core.specs import Part, ServiceSpec, TransportSpec
 
@@ -80,6 +81,17 @@ class Slot:
         self.name = part.spec.name
         self.machine: Machine[Any] = part.build()
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether the machine handles this type of event, by its table or by an `on_event` of its own."""
+        return kind in self.machine.event_handlers or type(self.machine).on_event is not Machine.on_event
+
+    def check_domain(self, data: bytes) -> None:
+        """LocalProtocolError unless data may be signed here: it begins with a domain of the part's."""
+        if not data.startswith(self.part.domains):  # no domain at all: nothing may be signed
+            raise LocalProtocolError(
+                f"{self.name} signs outside its domains {self.part.domains}: {data[:32]!r}"
+            )
+
 
 class Assembly:
     """One node's machines, in order, and who listens to whom."""
@@ -93,12 +105,7 @@ class Assembly:
         kind = type(event)
         found = self._listeners.get(kind)
         if found is None:
-            found = tuple(
-                slot
-                for slot in self.slots
-                if kind in slot.machine.event_handlers
-                or type(slot.machine).on_event is not Machine.on_event
-            )
+            found = tuple(slot for slot in self.slots if slot.hears(kind))
             self._listeners[kind] = found
         return found
 

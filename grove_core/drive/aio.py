@@ -138,10 +138,7 @@ class AioContext:
         return tuple(sorted(found))
 
     def sign(self, data: bytes) -> bytes:
-        if not data.startswith(self.slot.part.domains or (b"\0no domain\0",)):
-            raise LocalProtocolError(
-                f"{self.slot.name} signs outside its domains {self.slot.part.domains}: {data[:32]!r}"
-            )
+        self.slot.check_domain(data)
         return self.drive.house.sign(data)
 
     # What a machine does: recorded, and done when the input is over.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heappop
 from itertools import count
 from math import inf
@@ -321,10 +321,7 @@ class VirtualContext:
         return tuple(sorted(key for key in self._records or () if key.startswith(prefix)))
 
     def sign(self, data: bytes) -> bytes:
-        if not data.startswith(self.slot.part.domains or (b"\0no domain\0",)):
-            raise LocalProtocolError(
-                f"{self.slot.name} signs outside its domains {self.slot.part.domains}: {data[:32]!r}"
-            )
+        self.slot.check_domain(data)
         identity = self.node.identity
         if identity is None:  # charged, not computed
             return hashlib.blake2b(data, digest_size=64, key=hashlib.sha256(self.me).digest()).digest()
@@ -467,10 +464,7 @@ class VirtualNode:
             kind = type(event)
             heard = self.listeners.get(kind)
             if heard is None:
-                heard = tuple(
-                    index for index, ctx in enumerate(self.contexts) if kind in ctx.machine.event_handlers
-                    or type(ctx.machine).on_event is not Machine.on_event
-                )  # fmt: skip
+                heard = tuple(ctx.index for ctx in self.contexts if ctx.slot.hears(kind))
                 self.listeners[kind] = heard
             for index in heard:
                 if index != source.index:
@@ -1179,8 +1173,3 @@ _IN_ORDER = tuple(range(64))
 _NO_HANDLERS: dict[type, Callable[..., None]] = {}
 
 _SKEWED: dict[type[VirtualContext], type[VirtualContext]] = {}
-
-
-def parts_of(specs: Iterable[tuple[Any, Any]]) -> tuple[Part, ...]:
-    """Parts from (spec, config) pairs; a None config means the defaults."""
-    return tuple(Part(spec, spec.config() if config is None else config) for spec, config in specs)
