@@ -20,7 +20,12 @@ SCRIPTS = {
     "startup.py": "A whole node: until it listens, and at rest",
     "tcp.py": "TCP: set-up, one stream, requests, memory",
     "quic.py": "QUIC: the same, beside bare aioquic",
+    "consensus.py": "Consensus on disks: 3 voters beside etcd and PySyncObj",
+    "consensus.py --nodes 5": "Consensus on disks: 5 voters",
+    "consensus.py --failover": "Consensus: the leader is killed",
+    "consensus.py --pbft": "Consensus among liars: PBFT, 7 voters",
 }
+"""What is run, and what its part of the page is called."""
 
 HEAD = """# Benchmarks
 
@@ -36,11 +41,12 @@ def main() -> int:
     machine = f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
     parts = [HEAD, f"{machine}; `python -m benchmarks {' '.join(sys.argv[1:])}`".rstrip(" `") + "`.\n"]
     failed = 0
-    for script, title in SCRIPTS.items():
+    for command, title in SCRIPTS.items():
+        script, *more = command.split()
         print(f"== {title}", flush=True)
         busy = os.getloadavg()[1]
         done = subprocess.run(
-            [sys.executable, str(ROOT / "benchmarks" / script), *sys.argv[1:]],
+            [sys.executable, str(ROOT / "benchmarks" / script), *more, *sys.argv[1:]],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
