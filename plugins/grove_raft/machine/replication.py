@@ -273,6 +273,7 @@ class Replication(Election):
             if term == log.term and (self.standing == "leader" or self._leader not in (None, peer)):
                 return False  # two leaders of one term: not among members that keep the rules
             self.become_follower(ctx, term, peer)
+            self.arm_election(ctx)
         self.heard_leader(ctx)
         return True
 

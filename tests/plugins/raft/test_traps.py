@@ -209,8 +209,8 @@ def test_a_shorter_log_gets_no_vote() -> None:  # §3.6.1
 
 def test_the_election_timer_is_put_off_by_a_leader_or_a_granted_vote_only() -> None:
     stage = Stage()
-    due = stage.ctx.timers[ELECTION]
     stage.append(1, 0, 0, (1, 1))
+    due = stage.ctx.timers[ELECTION]
     since = stage.raft._patient_since
     stage.ctx.advance(1.01)
     stage.get(C, RequestVote, 2, 0, 0)  # refused: too short a log
@@ -219,6 +219,20 @@ def test_the_election_timer_is_put_off_by_a_leader_or_a_granted_vote_only() -> N
     stage.get(C, RequestVote, 3, 2, 1)
     assert stage.raft._patient_since == stage.ctx.now
     assert stage.ctx.timers[ELECTION] == due
+
+
+def test_patience_is_drawn_anew_under_each_leader_and_kept_under_one() -> None:
+    """Else the patient ones outlive every leader, and each election waits for the worst of them."""
+    stage = Stage()
+    drawn = []
+    for term in range(1, 21):
+        leader = (B, C)[term % 2]
+        for _ in range(3):
+            stage.get(leader, Append, term, 0, 0, (), 0, 1)
+            drawn.append(stage.raft._timeout)
+    assert len(dict.fromkeys(drawn)) == 20
+    assert all(drawn[first] == drawn[first + 2] for first in range(0, 60, 3))
+    assert all(1.0 <= one < 2.0 for one in drawn)
 
 
 def test_a_learner_and_a_removed_member_do_not_stand() -> None:
