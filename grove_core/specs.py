@@ -103,6 +103,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     verbs, tells: what the local door offers for it, and which of its events it passes on.
     facade: (node, handle) -> what an application of a real node holds instead of the role's handle;
         made once, may use asyncio.
+    companion: (node, handle) -> a `Service` that does on a real node what the machine may only ask for:
+        it hears the machine's events by `node.watch` and answers by `handle.call`. Started after the
+        machines, before the other services; stopped after those (docs/decisions/0012).
     """
 
     name: str
@@ -123,6 +126,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     verbs: tuple[DoorVerb, ...] = ()
     tells: tuple[type[Event], ...] = ()
     facade: Callable[[Any, Any], Any] | None = None
+    companion: Callable[[Any, Any], Service] | None = None
     provides: frozenset[str] = frozenset()
     requires: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()

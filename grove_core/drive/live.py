@@ -75,6 +75,7 @@ RECORDS_BURST = 200
 """Peer records that are verified for PeerFound events: 150 µs each, so under 1 % of the time."""
 
 _OWN = "@node"  # what the node itself keeps among the records; no plugin's name begins with @
+_BESIDE = "@"  # a machine's companion among the services
 
 T = TypeVar("T")
 
@@ -185,6 +186,12 @@ class Node:
             await self._listen()
             self._look()
             self._drive.start()
+            for ctx in self._drive.contexts:
+                make = ctx.slot.spec.companion
+                if make is not None:
+                    companion = make(self, self._handle(ctx))
+                    self._services[_BESIDE + ctx.slot.name] = companion
+                    await companion.start()
             for service_spec, config in plan.services:
                 service = service_spec.build(config, self)
                 self._services[service_spec.name] = service
