@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from grove_core.errors import LocalProtocolError, RemoteProtocolError
-from grove_core.machine import CONNECT, Context, Event, Machine, Message, PeerId, Terms, Token
+from grove_core.machine import CONNECT, LOST, Context, Event, Machine, Message, PeerId, Terms, Token
 from grove_core.specs import Part, Proof
 
 M = TypeVar("M")
@@ -226,14 +226,20 @@ class _GuestContext:
             self._ctx.disconnect(peer, reason)
 
     def save(self, key: str, value: bytes | None) -> None:
+        if key == LOST:  # the guest knows of this loss; the host's word for it is not the guest's
+            value = self._ctx.load(LOST)
         self._ctx.save(f"{self._name}/{key}", value)
 
     def load(self, key: str) -> bytes | None:
+        if key == LOST:
+            loss = self._ctx.load(LOST)
+            return None if loss == self._ctx.load(f"{self._name}/{LOST}") else loss
         return self._ctx.load(f"{self._name}/{key}")
 
     def saved(self, prefix: str = "") -> tuple[str, ...]:
         skip = len(self._name) + 1
-        return tuple(key[skip:] for key in self._ctx.saved(f"{self._name}/{prefix}"))
+        keys = (key[skip:] for key in self._ctx.saved(f"{self._name}/{prefix}"))
+        return tuple(key for key in keys if key != LOST)
 
     def sign(self, data: bytes) -> bytes:
         domain = self._guest.part.spec.domain

@@ -3,7 +3,7 @@
 A protocol is a `Machine`: a plain object whose `on_…` methods are its inputs. Each input is given a
 `Context`, and the context's methods are its outputs. A machine holds no context, opens nothing,
 waits for nothing and reads no clock, so the same object runs over sockets (`drive/aio.py`) and in
-virtual time (`drive/virtual.py`), can be deep-copied, and can be replayed.
+virtual time (`drive/virtual/`), can be deep-copied, and can be replayed.
 
 The rules, which the drivers keep and the tests in `tests/core/test_contract.py` hold up:
 
@@ -75,6 +75,9 @@ class _Connect:
 
 
 CONNECT: Final = _Connect()
+
+LOST: Final = "@lost"
+"""The key under which `Context.load` says that records were lost."""
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -158,7 +161,12 @@ class Context(Protocol[M_contra]):
         ...
 
     def load(self, key: str) -> bytes | None:
-        """The value last saved under a key in this or an earlier life of the node, or None."""
+        """The value last saved under a key in this or an earlier life of the node, or None.
+
+        Unless the disk forgot: under the key `LOST` there is a value, another one after each such
+        loss, until the machine says by `save(LOST, None)` that it knows. Until then what it loads are
+        records of one past moment, some of them perhaps missing.
+        """
         ...
 
     def saved(self, prefix: str = "") -> tuple[str, ...]:

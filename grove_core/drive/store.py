@@ -1,16 +1,17 @@
 """The records of a node: what `ctx.save` means on a real disk.
 
-One SQLite file in WAL mode, (plugin, key) → value. Everything that was put during one turn of the
-event loop becomes one transaction, committed with fsync in a thread of its own while the loop goes
-on; what is put meanwhile waits for the next one (group commit). A batch has a number, and `durable`
-says up to which number everything is on the disk.
+What the file is, and how it is known to be whole, is `records.py`. Here: everything that was put
+during one turn of the event loop becomes one transaction, committed with fsync in a thread of its own
+while the loop goes on; what is put meanwhile waits for the next one (group commit). A batch has a
+number, and `durable` says up to which number everything is on the disk.
 
 Invariants:
 1. `load` and `keys` see what was put, durable or not.
 2. `durable` grows only after fsync: a batch it covers survives `kill -9` and, on a disk that keeps
    its word, a power cut.
 3. After a write has failed nothing is ever called durable again.
-4. One process owns the folder: the lock is the kernel's, so it ends with the process.
+4. If the disk has lost what was durable, each plugin finds `LOST` among its records until it erases it.
+5. One process owns the folder: the lock is the kernel's, so it ends with the process.
 """
 
 from __future__ import annotations
@@ -21,31 +22,19 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from grove_core.errors import GroveError, LocalProtocolError
+from grove_core.drive.records import Batch, Records, Slot, StoreError
+from grove_core.errors import LocalProtocolError
+from grove_core.machine import LOST
+
+__all__ = ["MAX_KEY", "MAX_VALUE", "Store", "StoreError", "check"]
 
 MAX_KEY = 255
 """Longest key in characters."""
 
 MAX_VALUE = 16 * 1024 * 1024
 """Longest value in bytes."""
-
-_VERSION = 1
-"""Of the tables, in SQLite's user_version."""
-
-_APPLICATION = 0x47525645
-""" "GRVE" in SQLite's application_id: `file` and we ourselves can tell whose file it is."""
-
-Slot = tuple[str, str]
-"""(plugin, key)."""
-
-Batch = dict[Slot, bytes | None]
-"""What one transaction writes; None erases."""
-
-
-class StoreError(GroveError):
-    """The records cannot be kept: folder in use, disk full, file damaged. Fatal for the node."""
 
 
 class Store:
@@ -75,10 +64,8 @@ class Store:
         self._lock = _lock(folder)
         self.path = folder / "records.sqlite"
         try:
-            self._writer = _open(self.path)
-            _prepare(self._writer, self.path)
-            self._reader = _open(self.path)
-        except sqlite3.Error as error:
+            self.records = Records(folder)
+        except (sqlite3.Error, OSError) as error:
             self._lock.close()
             raise StoreError(f"{self.path}: {error}") from None
         except StoreError:
@@ -96,26 +83,24 @@ class Store:
         self._quiet.set()
 
     def load(self, plugin: str, key: str) -> bytes | None:
-        """The value last put, or None."""
+        """The value last put, or None. Under `LOST`: the loss that the plugin does not know of."""
         recent = self._recent.get((plugin, key))
-        if recent is not None:
-            return recent[1]
-        rows = self._read("SELECT value FROM record WHERE plugin = ? AND key = ?", (plugin, key))
-        return bytes(rows[0][0]) if rows else None
+        value = recent[1] if recent is not None else self._open().load(plugin, key)
+        if key == LOST:
+            loss = self.records.losses
+            return None if int.from_bytes(value or b"", "big") >= loss else loss.to_bytes(8, "big")
+        return value
 
     def keys(self, plugin: str, prefix: str = "") -> tuple[str, ...]:
         """The keys of a plugin that start with prefix, ascending by code point."""
-        rows = self._read(
-            "SELECT key FROM record WHERE plugin = ? AND key >= ? AND substr(key, 1, ?) = ?",
-            (plugin, prefix, len(prefix), prefix),
-        )
-        found: set[str] = {row[0] for row in rows}
+        found = set(self._open().keys(plugin, prefix))
         for (owner, key), (_, value) in self._recent.items():
             if owner == plugin and key.startswith(prefix):
                 if value is None:
                     found.discard(key)
                 else:
                     found.add(key)
+        found.discard(LOST)
         return tuple(sorted(found))
 
     def put(self, plugin: str, key: str, value: bytes | None) -> int:
@@ -125,6 +110,8 @@ class Store:
             raise self.failure
         if self._closed:
             raise LocalProtocolError(f"{self.path} is closed; {plugin}/{key} was not saved")
+        if key == LOST:
+            value = self.records.losses.to_bytes(8, "big")  # this is the last one it knows of
         slot = (plugin, key)
         self._filling[slot] = value
         self._recent[slot] = (self._number, value)
@@ -152,20 +139,13 @@ class Store:
         self._filling = {}
         self._quiet.set()
         self._thread.shutdown(wait=True, cancel_futures=True)  # a commit under way ends, fsync and all
-        try:
-            self._reader.close()
-            self._writer.close()
-        except sqlite3.Error:
-            pass  # a damaged file was reported when it was written
+        self.records.close()
         self._lock.close()
 
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def _open(self) -> Records:
         if self._closed:
             raise LocalProtocolError(f"{self.path} is closed")
-        try:
-            return self._reader.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {error}") from None
+        return self.records
 
     def _turn(self) -> None:
         """One turn of the loop is over: hand its batch to the disk."""
@@ -176,7 +156,7 @@ class Store:
         self._number += 1
         self._filling = {}
         loop = asyncio.get_running_loop()
-        self._writing = self._thread.submit(_commit, self._writer, batch)
+        self._writing = self._thread.submit(self.records.commit, batch)
         self._writing.add_done_callback(
             lambda done: _tell(loop, lambda: self._committed(number, batch, done))
         )
@@ -219,61 +199,6 @@ def check(plugin: str, key: str, value: bytes | None) -> None:
 def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(what)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    # isolation_level None: we say BEGIN and COMMIT ourselves. The thread check is off since the
-    # writer is made here and used in the store's one thread, never in two at a time.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # WAL with NORMAL loses commits in a power cut
-    connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the disk's own cache
-    connection.execute("PRAGMA cache_size = -512")  # KiB; small homes
-    connection.execute("PRAGMA journal_size_limit = 16777216")  # the WAL shrinks again after a burst
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables == 0 and version == 0:
-        connection.executescript(
-            "BEGIN;"
-            "CREATE TABLE record (plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
-            " PRIMARY KEY (plugin, key));"
-            f"PRAGMA application_id = {_APPLICATION};"
-            f"PRAGMA user_version = {_VERSION};"
-            "COMMIT;"
-        )
-    elif application != _APPLICATION:
-        raise StoreError(f"{path} is not a file of Grove's; move it away or choose another data folder")
-    elif version != _VERSION:
-        raise StoreError(
-            f"{path} has tables of version {version}; this Grove reads version {_VERSION}. "
-            "Start it with the Grove that wrote it, or choose another data folder."
-        )
-
-
-def _commit(connection: sqlite3.Connection, batch: Batch) -> None:
-    """One transaction, in the store's thread. Raises what SQLite raises."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.executemany(
-            "INSERT INTO record VALUES (?, ?, ?)"
-            " ON CONFLICT (plugin, key) DO UPDATE SET value = excluded.value",
-            ((*slot, value) for slot, value in batch.items() if value is not None),
-        )
-        connection.executemany(
-            "DELETE FROM record WHERE plugin = ? AND key = ?",
-            (slot for slot, value in batch.items() if value is None),
-        )
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk may have rolled back already
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from grove_core import Node
-from grove_core.drive import store
+from grove_core.drive.records import Records
 from grove_core.identity import Identity
 from grove_core.machine import PeerId
 from grove_core.multiaddr import Multiaddr
@@ -47,18 +47,18 @@ class AioStage:
         self.limits = limits or Limits(idle=idle)
         self.nodes: list[AioNode] = []
         self._crashed: set[int] = set()
-        self._patch = mock.patch.object(store, "_commit", self._slow(disk)) if disk else None
+        self._patch = mock.patch.object(Records, "commit", self._slow(disk)) if disk else None
         if self._patch is not None:
             self._patch.start()
 
     def _slow(self, disk: float) -> Callable[..., None]:
-        commit = store._commit
+        commit = Records.commit
 
-        def slowly(connection: Any, batch: Any) -> None:
+        def slowly(records: Records, batch: Any) -> None:
             time.sleep(disk)
-            if id(connection) in self._crashed:
+            if id(records) in self._crashed:
                 raise OSError("the process is gone")
-            commit(connection, batch)
+            commit(records, batch)
 
         return slowly
 
@@ -143,7 +143,7 @@ class AioStage:
         async def die() -> None:
             live = node.live._store
             assert live is not None
-            self._crashed.add(id(live._writer))
+            self._crashed.add(id(live.records))
             node.live.kill()
 
         self._do(die())

@@ -12,7 +12,7 @@ import pytest
 
 from grove_core import Node
 from grove_core.drive import aio, live, swarm
-from grove_core.drive import store as store_module
+from grove_core.drive.records import Records
 from grove_core.drive.store import StoreError
 from grove_core.errors import LocalProtocolError, Unreachable
 from grove_core.events import Connected, Disconnected, PeerFound
@@ -404,15 +404,15 @@ def test_a_flood_of_records_is_verified_at_a_bounded_rate(tmp_path: Path) -> Non
 def test_when_the_disk_fails_nothing_leaves_any_more_and_the_node_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    commit = store_module._commit
+    commit = Records.commit
     broken = threading.Event()
 
-    def fail(connection: Any, batch: Any) -> None:
+    def fail(records: Records, batch: Any) -> None:
         if broken.is_set():
             raise OSError(5, "Input/output error")
-        commit(connection, batch)
+        commit(records, batch)
 
-    monkeypatch.setattr(store_module, "_commit", fail)
+    monkeypatch.setattr(Records, "commit", fail)
 
     async def main() -> None:
         network = MemoryNetwork()
@@ -446,8 +446,8 @@ def test_what_waits_behind_a_stalled_disk_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    commit = store_module._commit
-    monkeypatch.setattr(store_module, "_commit", lambda con, batch: (gate.wait(10), commit(con, batch)))
+    commit = Records.commit
+    monkeypatch.setattr(Records, "commit", lambda self, batch: (gate.wait(10), commit(self, batch)))
     monkeypatch.setattr(aio, "HELD", 100)
 
     async def main() -> None:
@@ -474,8 +474,8 @@ def test_requests_replies_connects_and_events_wait_behind_a_record_too_and_keep_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    commit = store_module._commit
-    monkeypatch.setattr(store_module, "_commit", lambda con, batch: (gate.wait(10), commit(con, batch)))
+    commit = Records.commit
+    monkeypatch.setattr(Records, "commit", lambda self, batch: (gate.wait(10), commit(self, batch)))
 
     async def main() -> None:
         network = MemoryNetwork()

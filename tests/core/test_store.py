@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from grove_core.drive import store as store_module
+from grove_core.drive.records import Batch, Records
 from grove_core.drive.store import MAX_VALUE, Store, StoreError
 from grove_core.errors import LocalProtocolError
+from grove_core.machine import LOST
 from tests.core.killed import read
 
 
@@ -63,10 +64,13 @@ def test_keys_are_those_on_disk_and_those_not_yet_there_in_order(tmp_path: Path)
 
 def test_what_one_turn_puts_is_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    commit = store_module._commit
-    monkeypatch.setattr(
-        store_module, "_commit", lambda con, batch: (batches.append(len(batch)), commit(con, batch))
-    )
+    commit = Records.commit
+
+    def counting(records: Records, batch: Batch) -> None:
+        batches.append(len(batch))
+        commit(records, batch)
+
+    monkeypatch.setattr(Records, "commit", counting)
 
     async def main() -> None:
         store = Store(tmp_path)
@@ -85,8 +89,8 @@ def test_the_loop_goes_on_while_the_disk_works_and_durable_comes_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    commit = store_module._commit
-    monkeypatch.setattr(store_module, "_commit", lambda con, batch: (gate.wait(10), commit(con, batch)))
+    commit = Records.commit
+    monkeypatch.setattr(Records, "commit", lambda self, batch: (gate.wait(10), commit(self, batch)))
 
     async def main() -> None:
         told: list[int] = []
@@ -110,8 +114,8 @@ def test_the_loop_goes_on_while_the_disk_works_and_durable_comes_after(
 def test_commits_are_synced_in_full(tmp_path: Path) -> None:
     async def main() -> None:
         store = Store(tmp_path)
-        for pragma, value in (("synchronous", 2), ("journal_mode", "wal"), ("user_version", 1)):
-            assert store._writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
+        for pragma, value in (("synchronous", 2), ("journal_mode", "wal"), ("user_version", 2)):
+            assert store.records._writer.execute(f"PRAGMA {pragma}").fetchone() == (value,)
         assert tmp_path.stat().st_mode & 0o777 == 0o700
         await store.close()
 
@@ -124,8 +128,8 @@ def test_a_full_disk_is_told_once_and_nothing_is_durable_afterwards(tmp_path: Pa
         failures: list[StoreError] = []
         told: list[int] = []
         store = Store(tmp_path, told.append, failures.append)
-        pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
-        store._writer.execute(f"PRAGMA max_page_count = {pages + 4}")
+        pages = store.records._writer.execute("PRAGMA page_count").fetchone()[0]
+        store.records._writer.execute(f"PRAGMA max_page_count = {pages + 4}")
         store.put("a", "small", b"x")
         await store.flush()
         assert told == [1]
@@ -158,7 +162,7 @@ def test_tables_of_another_version_and_foreign_files_are_left_alone(tmp_path: Pa
         with sqlite3.connect(tmp_path / "records.sqlite") as file:
             file.execute("PRAGMA user_version = 9")
         file.close()
-        with pytest.raises(StoreError, match="version 9; this Grove reads version 1"):
+        with pytest.raises(StoreError, match="version 9; this Grove reads version 2"):
             Store(tmp_path)
         (tmp_path / "records.sqlite").unlink()
         with sqlite3.connect(tmp_path / "records.sqlite") as file:
@@ -181,6 +185,33 @@ def test_bounds_of_keys_and_values(tmp_path: Path) -> None:
         with pytest.raises(LocalProtocolError, match=f"limit {MAX_VALUE}"):
             store.put("a", "k", bytes(MAX_VALUE + 1))
         await store.close()
+
+    run(main)
+
+
+@pytest.mark.claim("store.tells-of-losses")
+def test_a_loss_is_told_to_every_plugin_until_it_says_that_it_knows(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = Store(tmp_path)
+        assert store.load("a", LOST) is None
+        for number in range(9):
+            store.put("a", "k", b"%d" % number)
+            await store.flush()
+        log = tmp_path / "records.sqlite-wal"
+        data = log.read_bytes()
+        await store.close()
+        (tmp_path / "records.sqlite").unlink()
+        log.write_bytes(data[: len(data) // 2])
+        again = Store(tmp_path)
+        assert again.load("a", LOST) == again.load("later", LOST) == (1).to_bytes(8, "big")
+        assert LOST not in again.keys("a")
+        again.put("a", LOST, None)
+        assert again.load("a", LOST) is None
+        await again.close()
+        last = Store(tmp_path)
+        assert last.load("a", LOST) is None
+        assert last.load("later", LOST) is not None
+        await last.close()
 
     run(main)
 

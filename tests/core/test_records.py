@@ -1,0 +1,208 @@
+"""What a disk may do to the records of a node that was killed, and what the next life makes of it.
+
+GROVE_KILLS: how many damaged folders (150; at least 100).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from random import Random, SystemRandom
+
+import pytest
+
+from grove_core.drive import records as records_module
+from grove_core.drive.promise import SLOT, Promise, PromiseFile
+from grove_core.drive.records import Batch, Records
+
+State = dict[tuple[str, str], bytes]
+PAGE = 4096
+
+
+def state_of(records: Records) -> State:
+    rows = records._rows("SELECT plugin, key, value FROM record WHERE plugin != ''", ())
+    return {(plugin, key): bytes(value) for plugin, key, value in rows}
+
+
+class Life:
+    """A store that is written to, and the folder as `kill -9` would leave it at chosen moments."""
+
+    def __init__(self, folder: Path, rng: Random) -> None:
+        self.folder, self.rng = folder, rng
+        (folder / "live").mkdir()
+        self.records = Records(folder / "live")
+        self.history: list[State] = [{}]
+        self.promised = 0
+
+    def write(self) -> None:
+        rng = self.rng
+        state = dict(self.history[-1])
+        batch: Batch = {}
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            slot = (rng.choice("ab"), f"key {rng.randrange(40)}")
+            erases = rng.random() < 0.2
+            value = None if erases else rng.randbytes(rng.choice((3, 50, 700, 9000)))
+            batch[slot] = value
+        for slot, value in batch.items():
+            if value is None:
+                state.pop(slot, None)
+            else:
+                state[slot] = value
+        self.history.append(state)
+        self.records.commit(batch)
+        self.promised = len(self.history) - 1
+
+    def killed(self, name: str) -> Path:
+        """A copy of everything, as the kernel has it."""
+        return Path(shutil.copytree(self.folder / "live", self.folder / name))
+
+    def killed_while_copying(self, name: str) -> Path:
+        """As if killed in the middle of bringing the log into the main file."""
+        before = self.killed(f"{name} before")
+        marked: list[Path] = []
+        write = self.records._file.write
+
+        def told(promise: Promise, *, sync: bool = False) -> None:
+            write(promise, sync=sync)
+            if not marked:
+                marked.append(self.killed(name))
+
+        self.records._file.write = told  # type: ignore[method-assign]
+        self.records._copy("RESTART")
+        self.records._file.write = write  # type: ignore[method-assign]
+        old = (before / "records.sqlite").read_bytes()
+        new = (self.folder / "live" / "records.sqlite").read_bytes()
+        pages = [
+            (new if self.rng.random() < 0.5 or at >= len(old) else old)[at : at + PAGE]
+            for at in range(0, len(new), PAGE)
+        ]
+        shutil.rmtree(before)
+        (marked[0] / "records.sqlite").write_bytes(b"".join(pages))
+        return marked[0]
+
+
+def damage(folder: Path, rng: Random) -> str:
+    """One fault of a disk; says which."""
+    names = ["records.sqlite-wal"] * 6 + ["records.sqlite", "promised"]
+    file = folder / rng.choice(names)
+    data = bytearray(file.read_bytes())
+    if not data:
+        return "nothing"
+    # A log that is overwritten in place ends in frames of its past: spoil what counts.
+    at = rng.randrange(len(data)) if rng.random() < 0.7 else rng.randrange(min(len(data), 20_000))
+    match rng.choice(("torn", "flipped", "garbage", "gone", "none")):
+        case "torn":
+            del data[at:]
+            what = f"{file.name} torn at {at}"
+        case "flipped":
+            data[at] ^= 1 << rng.randrange(8)
+            what = f"{file.name} has another bit at {at}"
+        case "garbage":
+            size = min(rng.choice((1, 512, 4096)), len(data) - at)
+            data[at : at + size] = rng.randbytes(size)
+            what = f"{file.name} has {size} bytes of garbage at {at}"
+        case "gone":
+            file.unlink()
+            return f"{file.name} is gone"
+        case _:
+            return "nothing"
+    file.write_bytes(data)
+    return what
+
+
+@pytest.mark.claim("store.knows-what-it-lost")
+def test_what_was_lost_is_known_and_what_is_left_is_one_past_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = max(100, int(os.environ.get("GROVE_KILLS", "150")))
+    seed = int(os.environ.get("GROVE_SEED", SystemRandom().randrange(1 << 32)))
+    print(f"GROVE_KILLS={cases} GROVE_SEED={seed}")
+    monkeypatch.setattr(records_module, "COPY_EVERY", 200_000)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    rng = Random(seed)
+    met = {"whole": 0, "older": 0, "damaged": 0, "begun anew": 0}
+    life = Life(tmp_path, rng)
+    life.records._writer.execute("PRAGMA synchronous = OFF")
+    for case in range(cases):
+        for _ in range(rng.randrange(1, 12)):
+            life.write()
+        is_copying = rng.random() < 0.3
+        folder = (life.killed_while_copying if is_copying else life.killed)(f"case {case}")
+        fault = damage(folder, rng)
+        where = f"case {case}, seed {seed}: {fault}{', while copying' if is_copying else ''}"
+        again = Records(folder)
+        found = state_of(again)
+        if again.losses == life.records.losses:
+            assert found == life.history[life.promised], where
+            met["whole"] += 1
+        elif found in life.history:
+            met["begun anew" if not found else "older"] += 1
+        else:
+            part = [state for state in life.history[-3000:] if found.items() <= state.items()]
+            assert part, where
+            met["damaged"] += 1
+        assert (folder / "promised").stat().st_size >= SLOT
+        again.commit({("a", "later"): b"on"})
+        again.close()
+        for _ in range(2):  # once mended, it is whole
+            once_more = Records(folder)
+            assert (once_more.found, once_more.losses) == ("", again.losses), where
+            assert once_more.load("a", "later") == b"on", where
+            once_more.close()
+        shutil.rmtree(folder)
+    life.records.close()
+    print(met)
+    assert min(met["whole"], met["older"]) > cases // 20, met
+
+
+def test_without_the_promise_a_damaged_tail_would_go_unnoticed(tmp_path: Path) -> None:
+    """The control: SQLite itself says nothing, and the last transactions are gone."""
+    (tmp_path / "live").mkdir()
+    records = Records(tmp_path / "live")
+    for number in range(20):
+        records.commit({("a", "k"): b"%d" % number})
+    folder = Path(shutil.copytree(tmp_path / "live", tmp_path / "killed"))
+    records.close()
+    log = folder / "records.sqlite-wal"
+    os.truncate(log, log.stat().st_size - 1)
+    with sqlite3.connect(folder / "records.sqlite") as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert file.execute("SELECT value FROM record").fetchone() == (b"18",)
+    file.close()
+    again = Records(folder)
+    assert again.losses == 1
+    again.close()
+
+
+def test_records_of_version_1_are_taken_over(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "records.sqlite") as file:
+        file.executescript(
+            "CREATE TABLE record (plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
+            " PRIMARY KEY (plugin, key)); INSERT INTO record VALUES ('raft', 'life', x'07');"
+            f"PRAGMA application_id = {0x47525645}; PRAGMA user_version = 1;"
+        )
+    file.close()
+    records = Records(tmp_path)
+    assert (records.load("raft", "life"), records.losses, records.found) == (b"\x07", 0, "")
+    records.commit({("raft", "life"): b"\x08"})
+    records.close()
+    again = Records(tmp_path)
+    assert (again.load("raft", "life"), again.losses) == (b"\x08", 0)
+    again.close()
+
+
+def test_a_promise_that_is_torn_leaves_the_one_before(tmp_path: Path) -> None:
+    file = PromiseFile(tmp_path / "promised")
+    assert file.read() is None
+    file.write(Promise(turn=1))
+    file.write(Promise(turn=2, losses=3))
+    assert file.read() == Promise(turn=2, losses=3)
+    file.close()
+    data = bytearray((tmp_path / "promised").read_bytes())
+    data[20] ^= 1  # of the second, which is in the first slot
+    (tmp_path / "promised").write_bytes(data)
+    again = PromiseFile(tmp_path / "promised")
+    assert again.read() == Promise(turn=1)
+    again.close()
