@@ -1,18 +1,22 @@
-"""What is due when: a queue of tuples ``(time, seq, …)`` in ascending order.
+"""What is due when: a queue of tuples ``(time, …)``, earliest first, those of one time as they came.
 
 A single binary heap of all that is pending grows to hundreds of thousands of entries in a big
 world, and each pop walks through cold memory. So entries wait in buckets of `width` seconds, as in
-Brown's calendar queue (CACM 31(10), 1988); only the bucket being worked off is a heap. The order is
-exactly that of one heap.
+Brown's calendar queue (CACM 31(10), 1988). A bucket is sorted when its time has come; Python's sort
+is stable, so ties need no sequence number.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from bisect import insort
+from heapq import heappop, heappush
+from operator import itemgetter
 from typing import Any
 
 Entry = tuple[Any, ...]
-"""(time: float seconds >= 0, seq: int, …); no two entries have the same seq."""
+"""(time: float seconds >= 0, …)"""
+
+_time = itemgetter(0)
 
 
 class Buckets(dict[int, list[Entry]]):
@@ -45,7 +49,8 @@ class Timeline:
         self.index = -1
         """Number of the bucket being worked off: an entry's is int(time * scale)."""
         self.current: list[Entry] = []
-        """The earliest bucket, a heap. Replaced by `advance`; do not keep it."""
+        """The earliest bucket, in order. Who works it off removes what is done, at the latest when he
+        leaves; what is pushed meanwhile goes behind all that is due no later."""
 
     @property
     def ends(self) -> float:
@@ -58,14 +63,14 @@ class Timeline:
         if index > self.index:
             self.buckets[index].append(entry)
         else:
-            heappush(self.current, entry)
+            insort(self.current, entry, key=_time)
 
     def advance(self) -> list[Entry]:
         """The bucket to work off now: `current` while it lasts, then the next; empty at the end."""
         if not self.current and self.buckets.order:
             self.index = heappop(self.buckets.order)
             self.current = self.buckets.pop(self.index)
-            heapify(self.current)
+            self.current.sort(key=_time)
         return self.current
 
     def __len__(self) -> int:

@@ -137,28 +137,28 @@ def told_of(world: World, act: Any, ctx: Any, a: Any, b: Any) -> tuple[int, str]
     """One event of the driver in words, and whose it is; None for what nobody would miss."""
     kind = act.__name__
     number = _Numbers(world)
-    if kind in ("_arrive", "_deliver"):
+    if kind in ("arrive", "deliver"):
         state = "" if ctx.alive else "  (dead)"
         return ctx.node.index, f"< {number(a)} {type(b).__name__}{state}"
-    if kind == "_visited":
+    if kind == "visited":
         return a.index, f"< {ctx.node.index} {type(b).__name__}"
-    if kind == "_fire":
-        if ctx.alive and ctx._timers.get(a) == b:
+    if kind == "fire":
+        if ctx.alive and ctx.timers.get(a) == b:
             return ctx.node.index, f"timer {ctx.slot.name} {_key(world, a)}"
         return None
-    if kind == "_start":
+    if kind == "start":
         return a.index, "starts"
-    if kind == "_up":
+    if kind == "up":
         return (ctx.node.index, f"link {number(a)} up") if ctx.alive and b.is_open else None
-    if kind == "_lost":
+    if kind == "lost":
         return a.index, f"link {number(b[0])} lost"
-    if kind == "_dialled":
+    if kind == "dialled":
         return (ctx.node.index, f"dial {number(a)} {b or 'ok'}") if ctx.alive else None
-    if kind == "_ask":
+    if kind == "ask":
         return b[0].index, f"? {ctx.node.index} {type(b[1]).__name__}"
-    if kind == "_answer":
+    if kind == "answer":
         return ctx.node.index, f"! {b[0].node.index} {type(b[1]).__name__}"
-    if kind == "_outside" and getattr(a, "__name__", "") == "say":
+    if kind == "outside" and getattr(a, "__name__", "") == "say":
         return -1, f"workload {a.__self__.name} speaks"
     return None
 

@@ -28,7 +28,7 @@ class _CountingContext(VirtualContext):
     __slots__ = ()
 
     def send(self, peer: Any, msg: Any) -> None:
-        if self._held is None:
+        if self.held_back is None:
             name = type(msg).__name__
             if isinstance(msg, Envelope):
                 role = msg.guest.partition("/")[0]

@@ -31,7 +31,7 @@ class _CountingContext(VirtualContext):
     __slots__ = ()
 
     def send(self, peer: PeerId, msg: Any) -> None:
-        if self._held is None:
+        if self.held_back is None:
             self.world.sent[type(msg).__name__] += 1
         super().send(peer, msg)
 
