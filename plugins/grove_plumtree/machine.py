@@ -249,11 +249,9 @@ class Plumtree(Machine[PlumtreeMessage]):
 
     @handles(IHave)
     def on_ihave(self, ctx: Ctx, peer: PeerId, msg: IHave) -> None:
-        if peer not in self.eager and peer not in self.lazy:
-            return
         seen = self.received.seen
         for announcement in msg.announcements:
-            if announcement.id not in seen:
+            if announcement.id not in seen and (peer in self.eager or peer in self.lazy):
                 self._announced(ctx, peer, announcement)
 
     def _announced(self, ctx: Ctx, peer: PeerId, announcement: Announcement) -> None:
