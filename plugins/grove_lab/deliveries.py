@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from grove_core.drive.virtual import VirtualNode
-from grove_core.events import Committed, Delivered
+from grove_core.events import Delivered
 from grove_lab.metrics import Message, Way
 from grove_lab.streams import stream
 
@@ -73,7 +73,7 @@ class Samples:
 
 
 class Deliveries:
-    """Hears Delivered and Committed; knows what was published."""
+    """Hears Delivered; knows what was published."""
 
     def __init__(self, stage: Stage) -> None:
         measure = stage.scenario.measure
@@ -84,8 +84,6 @@ class Deliveries:
         self.hops: Counter[int] = Counter()
         self.delivered = 0  # to others than the author
         self.published = 0
-        self.proposed: dict[bytes, float] = {}
-        self.commit_latencies: list[float] = []
         self.way: Way | None = None
         """Of the newest message that reached its deadline; in small worlds only."""
 
@@ -106,13 +104,6 @@ class Deliveries:
         self.open[one.id] = one
         stage.world.at(now + stage.scenario.measure.deadline, lambda: self.close(one))
 
-    def propose(self, node: VirtualNode, data: bytes) -> None:
-        """Let a node propose, and wait for its own commit."""
-        self.published += 1
-        now = self.stage.world.now
-        proposal = node.consensus.propose(data)
-        self.proposed[proposal] = now
-
     def hear(self, node: VirtualNode, event: Delivered) -> None:
         one = self.open.get(event.id)
         if one is None or one.sender == node.index or one.got[node.index]:
@@ -129,12 +120,6 @@ class Deliveries:
             one.way.parents[node.index] = self.stage.world.nodes[self.stage.sender].index
             one.way.times[node.index] = latency
         self.latencies.add(latency)
-
-    def committed(self, node: VirtualNode, event: Committed) -> None:
-        asked = self.proposed.get(event.id)
-        if asked is not None and event.proposer == node.peer:
-            del self.proposed[event.id]
-            self.commit_latencies.append(self.stage.world.now - asked)
 
     def close(self, one: Followed) -> None:
         """The deadline of a message: who of those that were there has it?"""

@@ -11,8 +11,12 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from grove_lab.deliveries import Samples
 
 UNITS: dict[str, tuple[str, str]] = {
     "delivery_ratio": ("", "up"),
@@ -30,9 +34,16 @@ UNITS: dict[str, tuple[str, str]] = {
     "hops_last": ("", "down"),
     "recovery_s": ("s", "down"),
     "commit_ratio": ("", "up"),
+    "commit_mean_ms": ("ms", "down"),
     "commit_p50_ms": ("ms", "down"),
     "commit_p99_ms": ("ms", "down"),
     "commits_per_s": ("1/s", "up"),
+    "capacity_per_s": ("1/s", "up"),
+    "messages_per_commit": ("", "down"),
+    "bytes_per_commit": ("B", "down"),
+    "cpu_ms_per_commit": ("ms", "down"),
+    "busiest_cpu_ms_per_commit": ("ms", "down"),
+    "busiest_uplink_ms_per_commit": ("ms", "down"),
     "connectivity": ("", "up"),
     "degree_mean": ("", ""),
     "degree_sd": ("", "down"),
@@ -87,6 +98,21 @@ class Point(msgspec.Struct, kw_only=True):
 def quantile(ascending: Sequence[float], q: float) -> float:
     """The smallest value that at least a share q of all do not exceed. ascending: not empty."""
     return ascending[max(0, math.ceil(q * len(ascending)) - 1)]
+
+
+def by_stream(messages: Sequence[Message], samples: Mapping[str, Samples]) -> dict[str, float]:
+    """Delivery and latency of each workload by itself: ``delivery_ratio.NAME``, ``latency_p99_ms.NAME``."""
+    found = {}
+    for name, latencies in samples.items():
+        own = [one for one in messages if one.workload == name]
+        if own:
+            found[f"delivery_ratio.{name}"] = sum(m.delivered for m in own) / sum(m.expected for m in own)
+        ascending = sorted(latencies.values)
+        if ascending:
+            for word, q in (("p50", 0.5), ("p99", 0.99)):
+                found[f"latency_{word}_ms.{name}"] = 1e3 * quantile(ascending, q)
+            found[f"latency_max_ms.{name}"] = 1e3 * ascending[-1]
+    return found
 
 
 def pieces(graph: Graph) -> list[list[int]]:

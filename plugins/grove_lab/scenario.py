@@ -92,8 +92,10 @@ class Join(Table, frozen=True, kw_only=True):
 class Network(Table, frozen=True, kw_only=True):
     """[network]: what is between the nodes. One-way delays."""
 
-    latency: Literal["constant", "uniform", "regions"] = "uniform"
-    delay: Seconds = 0.05  # s (constant)
+    latency: Literal["constant", "uniform", "regions", "clusters"] = "uniform"
+    delay: Seconds = 0.05  # s (constant; clusters: to another cluster)
+    cluster: Annotated[int, Meta(ge=1, le=10_000_000)] = 10  # nodes of one, in order (clusters)
+    near: Seconds = 0.0025  # s (clusters): inside one
     low: Seconds = 0.01  # s (uniform): drawn once per link, the same both ways
     high: Seconds = 0.05  # s (uniform)
     jitter: Annotated[float, Meta(ge=0, le=2)] = (
@@ -117,18 +119,28 @@ class Cpu(Table, frozen=True, kw_only=True):
 
     message: Seconds = 0.0  # each message received
     verify: Seconds = 0.0  # each signature received (Ed25519 in Python: 85e-6, consensus survey 3.1)
-    sign: Seconds = 0.0  # each publication signed
+    sign: Seconds = 0.0  # each signature made; what is sent next leaves after it
+    send: Seconds = 0.0  # each message sent, to each receiver
+    shared: bool = False  # all nodes stand on one core, as in a laboratory on one machine
 
 
 class Workload(Table, frozen=True, kw_only=True):
     """[workloads.NAME]: a stream of publications. Times count from the end of settling.
 
-    one: always the same drawn node. random: drawn per message. all: each node in turn.
+    one: always the same drawn node. random: drawn per message. all: each node in turn. leader (propose):
+        the one that leads, as far as the nodes know; a drawn one while nobody does.
+    client (propose): member: the node that proposes waits for its own commit. apart: a client `away` of
+        every node asks it, those who answer clients reply when they commit, and it believes f + 1 of
+        them (answers = "weak") or the node it asked ("one"). Its own line and processor are free.
     """
 
     kind: Literal["publish", "propose"] = "publish"  # to broadcast, or to consensus
     topic: Name = "lab"
-    senders: Literal["one", "random", "all"] = "random"
+    senders: Literal["one", "random", "all", "leader"] = "random"
+    client: Literal["member", "apart"] = "member"
+    away: Seconds = 0.0  # s, one way (client = "apart")
+    answers: Literal["weak", "one"] = "weak"
+    timeout: Seconds = 0.0  # s a client waits; an answer after that is none. 0: for ever
     rate: Annotated[float, Meta(gt=0, le=1e6)] = 1.0  # messages/s, all senders together
     arrivals: Literal["regular", "poisson"] = "regular"
     size: Annotated[int, Meta(ge=16, lt=1 << 24)] = 256  # bytes
@@ -411,6 +423,8 @@ def _contradictions(scenario: Scenario, layers: Layers, problems: list[Problem])
         if fault.at > scenario.duration:
             layers.tell(problems, (*key, "at"), f"is after the end, duration = {scenario.duration}")
     for name, workload in scenario.workloads.items():
+        if workload.senders == "leader" and workload.kind != "propose":
+            layers.tell(problems, ("workloads", name, "senders"), 'leader needs kind = "propose"')
         if workload.size_high and workload.size_high < workload.size:
             layers.tell(problems, ("workloads", name, "size_high"), f"is below size = {workload.size}")
         if workload.start > scenario.duration:

@@ -19,25 +19,32 @@ from grove_core.drive.virtual import (
     Clock,
     Delay,
     SimulationError,
-    VirtualContext,
     VirtualNode,
     constant,
     uniform,
 )
 from grove_core.events import Committed, Delivered
-from grove_core.host import proofs
 from grove_core.machine import Event, PeerId
 from grove_core.specs import Part
 from grove_lab import geography
 from grove_lab.checkers import Delivery, Violation, checkers
 from grove_lab.choice import EVERYBODY
+from grove_lab.clients import Clients
 from grove_lab.deliveries import Deliveries
 from grove_lab.faults import Trouble
 from grove_lab.metrics import Point, pieces, quantile, recovery, shape
 from grove_lab.scenario import Scenario
 from grove_lab.standins import settled
 from grove_lab.streams import number, stream
-from grove_lab.traffic import Ground, Meter, MeteredContext, Wires
+from grove_lab.traffic import (
+    Ground,
+    Meter,
+    MeteredContext,
+    PricedContext,
+    PricedMeteredContext,
+    Wires,
+)
+from grove_lab.work import Processors
 from grove_lab.workload import Publishing
 
 SMALL = 250
@@ -104,8 +111,8 @@ class Stage:
         self.uplinks = [uplinks[kind] for kind in self.kinds]
         self.meter: Meter | None = None
         self.wires: Wires | None = None
+        self.processors: Processors | None = None
         self._wire()
-        self._charge()
         self.since = [float("inf")] * scenario.nodes
         """Per node, when its present life began; infinity while it has none."""
         self.living = 0
@@ -126,6 +133,7 @@ class Stage:
         self._people(parts)
         self.log = Log()
         self.deliveries = Deliveries(self)
+        self.clients = Clients(self)
         self.checkers = checkers(self)
         self.delivery = next((one for one in self.checkers if isinstance(one, Delivery)), None)
         self._hearers: dict[type[Event], tuple[Callable[[VirtualNode, Any], None], ...]] = {}
@@ -133,7 +141,9 @@ class Stage:
         self.world.sinks.append(self._hear)
         self.sender: PeerId | None = None
         """Of the message that is being worked on; in small worlds only."""
-        self.follows = scenario.nodes <= SMALL
+        self.follows = scenario.nodes <= SMALL and any(
+            one.kind == "publish" for one in scenario.workloads.values()
+        )
         if self.follows:
             self._follow()
         self.world.at(self.begins, self._settle)
@@ -170,34 +180,34 @@ class Stage:
             return constant(network.delay)
         if network.latency == "uniform":
             return uniform(network.low, network.high, number(self.seed, "latency"))
+        if network.latency == "clusters":
+            near, far, cluster = network.near, network.delay, network.cluster
+            return lambda a, b: near if a // cluster == b // cluster else far
         seconds = geography.STOCK[network.geography].seconds()
         regions = self.regions
         return lambda a, b: seconds[regions[a]][regions[b]]
 
     def _wire(self) -> None:
-        network = self.scenario.network
-        carries = Wires.wanted(network, self.uplinks)
-        if self.scenario.measure.traffic or carries:
-            self.meter = self.world.meter = Meter(self.scenario.nodes, network.overhead)
-        if self.scenario.measure.traffic:
-            self.world.context = MeteredContext
+        """What lies under the nodes: processors, lines, and who counts."""
+        scenario, world = self.scenario, self.world
+        network, cpu = scenario.network, scenario.cpu
+        if Processors.wanted(cpu):
+            self.processors = world.processors = Processors(world, cpu, self.slowness)
+            if cpu.message or cpu.verify:
+                world.cost = self.processors.cost
+        is_priced = bool(cpu.sign or cpu.send)
+        carries = is_priced or Wires.wanted(network, self.uplinks)
+        is_metered = scenario.measure.traffic
+        if is_metered or carries:
+            self.meter = world.meter = Meter(scenario.nodes, network.overhead)
+        if is_metered:
+            world.context = PricedMeteredContext if is_priced else MeteredContext
+        elif is_priced:
+            world.context = PricedContext
         if carries:
             assert self.meter is not None
-            self.wires = Wires(self.world, network, self.uplinks, self.meter, self.seed)
-            self.world.carrier = self.wires
-
-    def _charge(self) -> None:
-        cpu, slowness = self.scenario.cpu, self.slowness
-        if not cpu.message and not cpu.verify:
-            return
-
-        def cost(ctx: VirtualContext, msg: Any) -> float:
-            seconds = cpu.message
-            if cpu.verify:
-                seconds += cpu.verify * sum(1 for _ in proofs(ctx.slot.part, msg))
-            return seconds * slowness[ctx.node.index]
-
-        self.world.cost = cost
+            self.wires = Wires(world, network, self.uplinks, self.meter, self.seed, self.processors)
+            world.carrier = self.wires
 
     def _people(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
         scenario, world = self.scenario, self.world
@@ -400,8 +410,9 @@ class Stage:
         self._events = self.world.events
         self._undeliverable = self.world.undeliverable
         self._overflowed = self.world.overflowed
-        if self.meter is not None:
-            self.meter.clear()
+        for books in (self.meter, self.wires, self.processors):
+            if books is not None:
+                books.clear()
 
     def _hear(self, node: VirtualNode, event: Event) -> None:
         self.log.note(self.world.now, node.index, event)
@@ -412,7 +423,7 @@ class Stage:
             if kind is Delivered:
                 found.append(self.deliveries.hear)
             if kind is Committed:
-                found.append(self.deliveries.committed)
+                found.append(self.clients.committed)
             found += [one.hear for one in self.checkers if kind in one.hears]
             hearers = self._hearers[kind] = tuple(found)
         for hear in hearers:
@@ -450,13 +461,7 @@ class Stage:
                 found[f"latency_{name}_ms"] = 1e3 * quantile(ascending, q)
             total = sum(deliveries.hops.values())
             found["hops_mean"] = sum(hop * count for hop, count in deliveries.hops.items()) / total
-        if deliveries.commit_latencies or deliveries.proposed:
-            done = sorted(deliveries.commit_latencies)
-            found["commit_ratio"] = len(done) / (len(done) + len(deliveries.proposed))
-            found["commits_per_s"] = len(done) / seconds
-            if done:
-                found["commit_p50_ms"] = 1e3 * quantile(done, 0.5)
-                found["commit_p99_ms"] = 1e3 * quantile(done, 0.99)
+        found |= self.clients.measured(seconds)
         if meter is not None and scenario.measure.traffic and self._settled:
             node_seconds = seconds * scenario.nodes
             found["bytes_up_per_node_s"] = meter.bytes / node_seconds

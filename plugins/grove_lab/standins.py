@@ -56,15 +56,22 @@ def settled(parts: tuple[Part, ...], peers: Sequence[PeerId]) -> tuple[Part, ...
 
 def _settled(part: Part, known: Mapping[str, str]) -> Part:
     config = part.config
-    changed = {
-        name: tuple(known.get(one, one) for one in value)
-        for name in config.__struct_fields__
-        if isinstance(value := getattr(config, name), tuple) and any(one in known for one in value)
-    }
+    changed = {}
+    for name in config.__struct_fields__:
+        value = getattr(config, name)
+        if isinstance(value, tuple) and (own := _named(value, known)) != value:
+            changed[name] = own
     hosted = {name: _settled(guest, known) for name, guest in part.hosted.items()}
     if not changed and all(hosted[name] is guest for name, guest in part.hosted.items()):
         return part
     return Part(part.spec, msgspec.structs.replace(config, **changed), hosted)
+
+
+def _named(value: Any, known: Mapping[str, str]) -> Any:
+    """A text's own id, or those of the texts in a tuple, however deep."""
+    if isinstance(value, tuple):
+        return tuple(_named(one, known) for one in value)
+    return known.get(value, value) if isinstance(value, str) else value
 
 
 def _says_text_list(part: Part) -> bool:

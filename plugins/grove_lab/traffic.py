@@ -1,9 +1,10 @@
 """What goes over the wires: who sends how much of what, and when it arrives.
 
 `Meter` counts messages and bytes by type through a context that encodes what it sends with the
-protocol's own codec; machines and driver do not know. `Wires` is the world's carrier: each uplink
-sends one message after the other at its rate, and what is lost is sent again, which on a reliable
-stream is a delay for this and every later message.
+protocol's own codec; machines and driver do not know. `Wires` is the world's carrier: what is sent
+leaves when its sender's processor has let go of it, each uplink sends one message after the other at
+its rate, and what is lost is sent again, which on a reliable stream is a delay for this and every later
+message.
 """
 
 from __future__ import annotations
@@ -15,16 +16,34 @@ from grove_core.drive.virtual import VirtualContext, VirtualNode, World
 from grove_core.machine import PeerId, Token
 from grove_lab.scenario import Network
 from grove_lab.streams import stream
+from grove_lab.work import Processors
 
 MARK = b"\xd9grove-lab"
 """Begins every payload a workload publishes, before a number and its size (u24 each): messages that
 carry payload are known by it, whatever the protocol."""
 
 
+def numbers(data: bytes) -> tuple[int, ...]:
+    """Numbers of the payloads that an encoded message carries, in order."""
+    found = []
+    at = data.find(MARK)
+    while at >= 0:
+        found.append(int.from_bytes(data[at + 10 : at + 13], "big"))
+        at = data.find(MARK, at + max(int.from_bytes(data[at + 13 : at + 16], "big"), 16))
+    return tuple(found)
+
+
 class Ground(World):
     """The world under a stage."""
 
     meter: Meter | None = None
+    processors: Processors | None = None
+
+    def occupy(self, node: VirtualNode, seconds: float) -> float:
+        """Work that a node's core does when it is free; returns when it is done."""
+        if self.processors is None:
+            return super().occupy(node, seconds)
+        return self.processors.occupy(node.index, seconds)
 
 
 class Meter:
@@ -106,6 +125,31 @@ class Meter:
             f"{kind.__module__.partition('.')[0]}.{kind.__name__}": (row[0], row[1]) for kind, row in rows
         }
 
+    def count_reply(self, node: VirtualNode, size: int) -> None:
+        """A reply to a client, which is no node."""
+        row = self.types.setdefault(Reply, [0, 0, 0, 0])
+        row[0] += 1
+        row[1] += size
+        self.up[node.index] += size
+
+
+class Reply:
+    """What a client is answered with, if it is nobody's member."""
+
+
+class PricedContext(VirtualContext):
+    """A context whose signatures and messages cost its node's processor."""
+
+    __slots__ = ()
+
+    def send(self, peer: PeerId, msg: Any) -> None:
+        self.world.processors.sends(self.node.index)  # type: ignore[attr-defined]
+        VirtualContext.send(self, peer, msg)
+
+    def sign(self, data: bytes) -> bytes:
+        self.world.processors.signs(self.node.index)  # type: ignore[attr-defined]
+        return VirtualContext.sign(self, data)
+
 
 class MeteredContext(VirtualContext):
     """A context that has its messages counted on the way out."""
@@ -129,14 +173,34 @@ class MeteredContext(VirtualContext):
         VirtualContext.reply(self, token, msg)
 
 
+class PricedMeteredContext(MeteredContext):
+    """Both."""
+
+    __slots__ = ()
+
+    def send(self, peer: PeerId, msg: Any) -> None:
+        self.world.processors.sends(self.node.index)  # type: ignore[attr-defined]
+        MeteredContext.send(self, peer, msg)
+
+    def sign(self, data: bytes) -> bytes:
+        self.world.processors.signs(self.node.index)  # type: ignore[attr-defined]
+        return VirtualContext.sign(self, data)
+
+
 class Wires:
     """The carrier: FIFO uplinks, jitter, and losses made good by repetition.
 
-    uplinks: bytes/s per node, 0 unlimited.
+    uplinks: bytes/s per node, 0 unlimited. processors: whose hands messages leave, if work is modelled.
     """
 
     def __init__(
-        self, world: World, network: Network, uplinks: list[float], meter: Meter, seed: int
+        self,
+        world: World,
+        network: Network,
+        uplinks: list[float],
+        meter: Meter,
+        seed: int,
+        processors: Processors | None = None,
     ) -> None:
         self.world = world
         self.network = network
@@ -149,16 +213,25 @@ class Wires:
         self.last: dict[tuple[VirtualContext, int], float] = {}
         """When the newest message of a machine to a node arrives."""
         self.rng = stream(seed, "wires")
+        self.processors = processors
+        self.is_ordered = not (network.jitter or network.loss)
+        """Nothing can overtake: uplinks keep the order, and a link's delay is one."""
 
-    def __call__(self, ctx: VirtualContext, to: VirtualNode, delay: float, msg: Any) -> float:
-        now = self.world.now
-        index = ctx.node.index
-        leaves = now
+    def leaves(self, index: int, size: float) -> float:
+        """When so many bytes that a node sends now have left it."""
+        at = self.world.now if self.processors is None else self.processors.leaves(index)
         rate = self.uplinks[index]
         if rate:
-            takes = self.meter.size(ctx, msg) / rate
-            leaves = self.free[index] = max(now, self.free[index]) + takes
+            takes = size / rate
+            at = self.free[index] = max(at, self.free[index]) + takes
             self.busy[index] += takes
+        return at
+
+    def __call__(self, ctx: VirtualContext, to: VirtualNode, delay: float, msg: Any) -> float:
+        index = ctx.node.index
+        leaves = self.leaves(index, self.meter.size(ctx, msg) if self.uplinks[index] else 0)
+        if self.is_ordered:
+            return leaves + delay
         network = self.network
         if network.jitter:
             delay *= self.rng.lognormvariate(0.0, network.jitter)
@@ -173,6 +246,10 @@ class Wires:
             arrives = before
         self.last[link] = arrives
         return arrives
+
+    def clear(self) -> None:
+        """Count anew, at the end of settling."""
+        self.busy = [0.0] * len(self.busy)
 
     @classmethod
     def wanted(cls, network: Network, uplinks: list[float]) -> bool:

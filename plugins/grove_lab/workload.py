@@ -58,12 +58,10 @@ class Publishing:
         self.schedule(world.now + gap)
         if sender is None:
             return
-        if self.stage.scenario.cpu.sign:
-            world.occupy(sender, self.stage.scenario.cpu.sign * self.stage.slowness[sender.index])
         if workload.kind == "publish":
             self.stage.deliveries.publish(self.name, workload.topic, sender, data)
         else:
-            self.stage.deliveries.propose(sender, data)
+            self.stage.clients.propose(workload, sender, data)
 
     def sender(self) -> VirtualNode | None:
         """Who speaks now; the next living one if it is not there, None if nobody is."""
@@ -71,12 +69,14 @@ class Publishing:
             wanted = self.one
         elif self.workload.senders == "all":
             wanted = self.senders[self.number % len(self.senders)]
+        elif self.workload.senders == "leader" and (leader := self.stage.clients.leader()) is not None:
+            wanted = leader
         else:
             wanted = self.senders[int(self.rng.random() * len(self.senders))]
         order = self.stage.world.order
         if order[wanted].alive:
             return order[wanted]
-        at = self.senders.index(wanted)
+        at = self.senders.index(wanted) if wanted in self.senders else 0
         around = self.senders[at:] + self.senders[:at]
         return next((order[index] for index in around if order[index].alive), None)
 

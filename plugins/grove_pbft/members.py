@@ -13,7 +13,7 @@ Rules:
    voters, so that a correct one is among them.
 2. At one switch at most max(1, f) voters come or go; what is left waits for the next checkpoint. So the
    members that stay are a quorum of those before, and hand the state over.
-3. There is always a voter; never more than 128. Who is asked to be promoted must be an observer by then.
+3. There is always a voter; never more than 512. Who is asked to be promoted must be an observer by then.
 """
 
 from __future__ import annotations

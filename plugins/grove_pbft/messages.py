@@ -14,7 +14,7 @@ them.
 Requests are signed by their clients. REPLY is not signed: it is counted by the authenticated end it came
 from and convinces nobody else. What is fetched by its digest needs no signature either.
 
-Bounds: a certificate has at most 128 signatures, in ascending order of voters, each voter once; a message
+Bounds: a certificate has at most 512 signatures, in ascending order of voters, each voter once; a message
 carries at most 8,192 proofs and 2 MiB.
 """
 
@@ -34,8 +34,8 @@ from grove_core.specs import Proof
 
 DOMAIN: Final = b"grove/pbft/1:"
 
-MAX_VOTERS: Final = 128
-"""Members of a consensus group: 2n² messages a decision are 33,000 here."""
+MAX_VOTERS: Final = 512
+"""Members of a consensus group: 2n² messages a decision are 524,000 here."""
 MAX_LEARNERS: Final = 4096
 """Members of an observer group."""
 MAX_WINDOW: Final = 64
