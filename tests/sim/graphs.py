@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container, Iterable, Sequence
 from random import Random
 from statistics import mean
 from typing import Any
@@ -26,7 +27,7 @@ def average_path(graph: dict[Any, list[Any]], rng: Random) -> float:
     return total / (len(sources) * (len(graph) - 1))
 
 
-def reached_from(graph: dict[Any, list[Any]], living: set[Any], start: Any) -> set[Any]:
+def reached_from(graph: dict[Any, list[Any]], living: Container[Any], start: Any) -> set[Any]:
     """Whom a flood from start reaches if only the living pass it on."""
     reached, waiting = {start}, [start]
     while waiting:
@@ -37,14 +38,15 @@ def reached_from(graph: dict[Any, list[Any]], living: set[Any], start: Any) -> s
     return reached
 
 
-def component_shares(graph: dict[Any, list[Any]], crashed: set[Any]) -> list[float]:
-    """The share of the living in the component of each living node."""
-    left = living = set(graph) - crashed
-    shares: list[float] = []
-    while left:
-        component = reached_from(graph, living, next(iter(left)))
-        left = left - component
-        shares += [len(component) / len(living)] * len(component)
+def component_shares(graph: dict[Any, list[Any]], crashed: Iterable[Any] = ()) -> dict[Any, float]:
+    """For each of the living, the share of them in its component."""
+    gone = set(crashed)
+    living = {node: None for node in graph if node not in gone}
+    shares: dict[Any, float] = {}
+    for start in living:
+        if start not in shares:
+            component = reached_from(graph, living, start)
+            shares |= dict.fromkeys(component, len(component) / len(living))
     return shares
 
 
@@ -87,3 +89,12 @@ def random_regular(nodes: int, degree: int, rng: Random) -> dict[Any, list[Any]]
             graph[a].append(b)
             graph[b].append(a)
     return graph
+
+
+def random_views(nodes: int, size: int, rng: Random) -> dict[int, list[int]]:
+    """Everybody has so many others in view, drawn evenly."""
+    everybody: Sequence[int] = range(nodes)
+    return {
+        node: [other for other in rng.sample(everybody, size + 1) if other != node][:size]
+        for node in everybody
+    }

@@ -42,3 +42,11 @@ def test_every_claim_is_held_up_or_its_gap_is_told(name: str) -> None:
     assert claim.get("sentence"), "a claim is a sentence"
     assert claim.get("source"), "a claim has a source: paper and section, specification, or issue"
     assert name in held_up() or claim.get("gap"), "no test holds it up: write one, or say so in `gap`"
+
+
+def test_the_41_claims_of_the_reference_are_there_by_number() -> None:
+    numbered = [name.split(".")[1] for name in CLAIMS if name.startswith("gossip.")]
+    assert [int(name[:2]) for name in numbered if name[:2].isdigit()] == list(range(1, 42))
+    for name in numbered:
+        assert CLAIMS[f"gossip.{name}"].get("expected"), f"{name}: what is expected?"
+        assert CLAIMS[f"gossip.{name}"].get("tolerance"), f"{name}: within which tolerance?"

@@ -1,7 +1,7 @@
 """Gossip: Grove's conformance suite for broadcast, and what is particular to it.
 
 The suite asks that everybody gets everything, which gossip promises only if the fanout reaches all
-neighbours; what a smaller one reaches is measured in tests/sim/test_rivals.py.
+neighbours; what a smaller one reaches is measured in tests/sim/test_cyclon.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""What the tests of claims told when they last ran: docs/claims.json.
+
+{test file: {"commit": …, "python": …, "tests": {test id: see ledger.py}}}. Several runs may keep their
+parts at once: each reads and writes under a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any, TypeAlias
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "docs" / "claims.json"
+
+Kept: TypeAlias = dict[str, dict[str, Any]]
+
+
+def commit() -> str:
+    """Of the tree: short, with + if it has been changed since; "" if it is none."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude", "*"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def read() -> Kept:
+    """Everything kept of files that are still there."""
+    if not STORE.exists():
+        return {}
+    kept: Kept = json.loads(STORE.read_text())
+    return {file: part for file, part in kept.items() if (ROOT / file).exists()}
+
+
+def keep(file: str, tests: dict[str, Any], at: str) -> None:
+    """Put what one file's tests told in the place of what they told before. at: the commit."""
+    with (ROOT / "docs").joinpath(".claims.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = read()
+        kept[file] = {"commit": at, "python": platform.python_version(), "tests": tests}
+        text = json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False)
+        part = STORE.with_suffix(".json.part")
+        part.write_text(text + "\n")
+        part.replace(STORE)
