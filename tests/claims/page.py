@@ -7,6 +7,7 @@ in the toml says why one fails, `gap` what a passing one leaves out.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from tests.claims.store import Kept
@@ -63,10 +64,39 @@ def page(claims: Claims, kept: Kept, figures: list[tuple[str, str]]) -> str:
     return HEAD + summary + "".join(parts) + _runs(kept)
 
 
+def terminal(claims: Claims, kept: Kept, files: Iterable[str]) -> str:
+    """The claims that these files hold up, a line each."""
+    told = _by_claim({file: kept[file] for file in files if file in kept})
+    lines = []
+    for area, entries in claims.items():
+        for name, claim in entries.items():
+            tests = told.get(f"{area}.{name}")
+            if tests:
+                word = verdict(claim, tests)[0].strip("*").upper() if _failed(tests) else "ok"
+                said = _measured(tests)
+                wanted = _expected(claim)
+                lines.append(f"{word:3} {area + '.' + name:36} {said}{f'  [{wanted}]' if wanted else ''}")
+    return "\n".join(lines)
+
+
+def has_riddles(claims: Claims, kept: Kept) -> bool:
+    """Whether a claim failed and nobody has written down why."""
+    told = _by_claim(kept)
+    return any(
+        _failed(told.get(f"{area}.{name}", [])) and "red" not in claim
+        for area, entries in claims.items()
+        for name, claim in entries.items()
+    )
+
+
+def _failed(tests: Tests) -> bool:
+    return any(test["outcome"] == "failed" for test in tests)
+
+
 def verdict(claim: dict[str, str], tests: Tests) -> tuple[str, str]:
     """yes, **no**, *gap*, skipped or not run; and the reason in words."""
     outcomes = [test["outcome"] for test in tests]
-    if "failed" in outcomes:
+    if _failed(tests):
         why = next((test.get("why", "") for test in tests if test["outcome"] == "failed"), "")
         return "**no**", claim.get("red") or claim.get("gap") or f"not understood yet: {why}"
     if "gap" in claim:

@@ -36,7 +36,7 @@ def files(paths: Sequence[str]) -> list[str]:
 
 
 def seconds(tests: dict[str, Any]) -> float:
-    return sum(test["seconds"] for test in tests.values())
+    return sum(float(test["seconds"]) for test in tests.values())
 
 
 class Run:
@@ -79,10 +79,10 @@ class Run:
         self._output.close()
 
 
-def run(chosen: Iterable[str], jobs: int) -> bool:
-    """Run the files and keep what they told; whether every one of them passed."""
+def run(chosen: Iterable[str], jobs: int) -> None:
+    """Run the files and keep what they told."""
     waiting = list(chosen)
-    total, at, good = len(waiting), store.commit(), True
+    total, at = len(waiting), store.commit()
     running: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="grove-claims-") as folder:
         try:
@@ -91,16 +91,15 @@ def run(chosen: Iterable[str], jobs: int) -> bool:
                     running.append(Run(waiting.pop(0), Path(folder)))
                 for one in [one for one in running if one.done()]:
                     running.remove(one)
-                    good &= _finished(one, at, total - len(waiting) - len(running), total)
+                    _finished(one, at, total - len(waiting) - len(running), total)
                 _show(" | ".join(one.told() for one in running))
                 time.sleep(LOOK)
         finally:
             for one in running:
                 one.end()
-    return good
 
 
-def _finished(one: Run, at: str, number: int, total: int) -> bool:
+def _finished(one: Run, at: str, number: int, total: int) -> None:
     tests = one.tests()
     if tests:
         store.keep(one.file, tests, at)
@@ -116,8 +115,6 @@ def _finished(one: Run, at: str, number: int, total: int) -> bool:
         print(f"    {name.split('::', 1)[-1]}: {tests[name].get('why', '')}", flush=True)
     if one.process.returncode not in (0, 1, 5) or not tests:  # 1: tests failed; 5: none was left
         print("    " + "    ".join(one.log.read_text().splitlines(keepends=True)[-20:]), flush=True)
-        return False
-    return not failed
 
 
 def _show(line: str) -> None:

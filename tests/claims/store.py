@@ -38,7 +38,7 @@ def read() -> Kept:
 
 def keep(file: str, tests: dict[str, Any], at: str) -> None:
     """Put what one file's tests told in the place of what they told before. at: the commit."""
-    with (ROOT / "docs").joinpath(".claims.lock").open("w") as lock:
+    with (ROOT / "docs" / ".claims.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = read()
         kept[file] = {"commit": at, "python": platform.python_version(), "tests": tests}
