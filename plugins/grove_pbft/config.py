@@ -63,8 +63,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of commands in one batch of ours, unless one command alone is longer."""
 
     pipeline: Annotated[int, Meta(ge=1, le=MAX_WINDOW)] = 8
-    """Batches under way at once, within the watermarks; while there are fewer, a request is proposed as
-    soon as it comes, so that nothing waits for company."""
+    """Batches under way at once, within the watermarks; while there are fewer, a request is proposed in
+    the turn in which it comes, with what else came in that turn: nothing waits for company."""
 
     pending: Count = 4096
     """Requests that wait here to be ordered; further ones are dropped, and their clients ask again."""

@@ -31,7 +31,7 @@ from grove_core.machine import CONNECT, PeerId
 from grove_pbft.config import Config
 from grove_pbft.log import SlotRecord
 from grove_pbft.machine.checkpoints import DONE, STABLE_KEY, STATE_KEY, Snapshot, Vouched, load
-from grove_pbft.machine.clients import RETRY
+from grove_pbft.machine.clients import PROPOSE, RETRY
 from grove_pbft.machine.ordering import batch_key, done_key
 from grove_pbft.machine.reads import READING, Reads
 from grove_pbft.machine.replica import REQUEST_TIMER, Ctx, peers_of
@@ -199,7 +199,9 @@ class Pbft(Reads):
     # Timers.
 
     def on_timer(self, ctx: Ctx, key: Any) -> None:
-        if key == REQUEST_TIMER:
+        if key == PROPOSE:
+            self.on_propose_timer(ctx)
+        elif key == REQUEST_TIMER:
             self.suspect(ctx)
         elif key == VIEW_TIMER:
             self.view_failed(ctx)

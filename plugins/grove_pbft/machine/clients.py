@@ -30,6 +30,7 @@ from grove_pbft.messages import (
 from grove_pbft.table import WIDTH
 
 RETRY: Final = "retry"
+PROPOSE: Final = "propose"
 NUMBER: Final = "number"
 NUMBERS: Final = 64
 """Request numbers made durable at a time, so that asking waits for the disk once in 64."""
@@ -71,6 +72,7 @@ class Clients(Replica):
         """Oldest first: what the timer is about."""
         self.queue: dict[tuple[PeerId, int], Request] = {}
         """At the primary: those not yet in a batch of this view."""
+        self._is_proposing = False
         self._held: dict[PeerId, int] = {}
         self._pending_bytes = 0
         self._number = 0
@@ -135,7 +137,7 @@ class Clients(Replica):
             ctx.send(self.primary, request)
         if self.is_voter(ctx):
             self.admit(ctx, request)
-            self.propose_batches(ctx)
+            self.propose_soon(ctx)
 
     def _next_number(self, ctx: Ctx) -> int:
         if self._number >= self._reserved:
@@ -160,7 +162,7 @@ class Clients(Replica):
                 if self.is_voter(ctx):
                     self.admit(ctx, own.request)
         self._arm_retry(ctx)
-        self.propose_batches(ctx)
+        self.propose_soon(ctx)
 
     @handles(Reply)
     def on_reply_message(self, ctx: Ctx, peer: PeerId, msg: Reply) -> None:
@@ -187,7 +189,7 @@ class Clients(Replica):
         is_new = self.admit(ctx, msg)
         if is_new and peer == msg.client and self.primary not in (ctx.me, peer):
             ctx.send(self.primary, msg)  # the client may be unable to reach it
-        self.propose_batches(ctx)
+        self.propose_soon(ctx)
 
     def admit(self, ctx: Ctx, request: Request) -> bool:
         """Let a request wait here; False if it does already, is executed, or there is no room."""
@@ -208,6 +210,17 @@ class Clients(Replica):
         self._pending_bytes += size
         self.watch(ctx)
         return True
+
+    def propose_soon(self, ctx: Ctx) -> None:
+        """What comes in one turn shares a batch: every batch costs 2n² messages, whatever is in it."""
+        if self.queue and not self._is_proposing and self.is_primary(ctx):
+            self._is_proposing = True
+            ctx.set_timer(PROPOSE, 0.0)
+
+    def on_propose_timer(self, ctx: Ctx) -> None:
+        """The end of a turn."""
+        self._is_proposing = False
+        self.propose_batches(ctx)
 
     def settled(self, request: Request) -> None:
         """A request waits no longer."""

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from grove_pbft.config import Config
 from grove_pbft.machine import Pbft
+from grove_pbft.machine.clients import PROPOSE
 from grove_pbft.messages import (
     CHECKPOINT,
     COMMITTED,
@@ -181,6 +182,7 @@ def test_what_cannot_be_ordered_is_rejected_at_once_with_the_reason() -> None:
 def test_the_primary_gives_a_request_the_next_number_once_that_is_durable() -> None:
     machine, ctx = replica(0)
     machine.on_message(ctx, OBSERVER, request())
+    ctx.fire(machine, PROPOSE)
     effects = ctx.take(Save, Send)
     sends = [place for place, effect in enumerate(effects) if isinstance(effect, Send)]
     assert all(isinstance(effect, Save) for effect in effects[: sends[0]])
@@ -189,10 +191,29 @@ def test_the_primary_gives_a_request_the_next_number_once_that_is_durable() -> N
     assert effects[sends[0]].msg.seq == 1
 
 
+def test_requests_of_one_turn_share_a_batch_and_those_of_the_next_do_not_wait() -> None:
+    """2n² messages a batch, whatever is in it; and a batch on its way keeps nobody waiting."""
+    machine, ctx = replica(0)
+    for number in (1, 2, 3):
+        machine.on_message(ctx, OBSERVER, request(number))
+    assert said(ctx, PrePrepare) == []
+    assert ctx.timers[PROPOSE] == ctx.now, "at the end of the turn, not later"
+    ctx.fire(machine, PROPOSE)
+    (first,) = said(ctx, PrePrepare)
+    assert (first.seq, first.batch) == (1, (request(1), request(2), request(3)))
+    machine.on_message(ctx, OBSERVER, request(4))
+    ctx.fire(machine, PROPOSE)
+    (second,) = said(ctx, PrePrepare)
+    assert (second.seq, second.batch) == (2, (request(4),))
+
+
 def test_requests_that_come_while_the_pipeline_is_full_share_a_batch() -> None:
     machine, ctx = replica(0, pipeline=1)
     for number in (1, 2, 3):
         machine.on_message(ctx, OBSERVER, request(number))
+        if number == 1:
+            ctx.fire(machine, PROPOSE)
+    ctx.fire(machine, PROPOSE)
     (first,) = said(ctx, PrePrepare)
     digest = batch_digest(first.batch)
     hears(machine, ctx, *(vote(machine, Prepare, rank, digest) for rank in (1, 2)))

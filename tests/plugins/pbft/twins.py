@@ -20,6 +20,7 @@ from typing import Any
 
 from grove_pbft.config import Config
 from grove_pbft.machine import Pbft
+from grove_pbft.machine.clients import PROPOSE
 from grove_pbft.quorum import Configuration
 
 from grove_core.events import Committed
@@ -120,6 +121,7 @@ class Twins:
         self.deaf = [rng.choice(("", "", "Prepare", "Commit", "Commit")) for _ in range(5)]
         for place in rng.sample(range(5), rng.choice((1, 2, 2))):
             self.machines[place].propose(self.contexts[place], b"%d/%d" % (phase, place))
+            self._end_turn(place)
         self._deliver(rng, rng.choice((10, 40, 10_000)))
         for name in ("retry", "request", "view", "resend"):
             for place in range(5):
@@ -128,6 +130,7 @@ class Twins:
                     del ctx.timers[name]
                     ctx.now += 10.0
                     self.machines[place].on_timer(ctx, name)
+                    self._end_turn(place)
             self._deliver(rng, rng.choice((5, 30, 10_000)))
         self.bag.clear()
 
@@ -146,12 +149,21 @@ class Twins:
             return
         if not isinstance(msg, tuple):
             self.machines[other].on_message(ctx, sender.me, msg)
+            self._end_turn(other)
             return
         question, key = msg
         self.machines[other].on_request(ctx, sender.me, question, 0)
         for _, answer in self.replies:
             self.machines[place].on_reply(sender, key, ctx.me, answer)
+            self._end_turn(place)
         self.replies.clear()
+
+    def _end_turn(self, place: int) -> None:
+        """Here every input is a turn of its own."""
+        ctx = self.contexts[place]
+        if PROPOSE in ctx.timers:
+            del ctx.timers[PROPOSE]
+            self.machines[place].on_timer(ctx, PROPOSE)
 
 
 def lower(configuration: Configuration, quorum: int) -> None:
