@@ -471,7 +471,7 @@ class _In:
             return
         if self._held < self._need:
             self._give_back()
-        elif self.work(AT_ONCE, with_proofs=False):
+        elif self.lane.has_proofs or self.work(AT_ONCE, with_proofs=False):  # else it is decoded twice
             self.is_waiting = True
             self.lane.links.turns.add(self)
 
