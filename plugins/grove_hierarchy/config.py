@@ -32,6 +32,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     leaders: str = "raft"
     """The consensus plugin between the groups."""
 
+    flow: Literal["one", "all"] = "one"
+    """trusting: who agrees on an entry before it is ordered: the group it comes from, as published, or
+    every group (consensus.md 1.3), so that members have it from their own group. Under "certified" every
+    group decides on every message anyway."""
+
     village: Annotated[str, Meta(max_length=200)] = ""
     """Names the whole; what other villages say counts for nothing."""
 
@@ -44,7 +49,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     100 members with 10 liars some group of 10 has more than it tolerates in 8 % of all draws."""
 
     seed: Annotated[str, Meta(max_length=256)] = ""
-    """Who is with whom follows from this and the members; nobody who lies should have chosen it."""
+    """Who is with whom follows from this and the members; nobody who lies should have chosen it. Later
+    epochs draw from what was ordered until they began."""
 
     groups: Annotated[tuple[Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_GROUP)], ...],
                       Meta(max_length=256)] = ()  # fmt: skip
@@ -59,7 +65,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     message came, and when they say it again. Guess."""
 
     pending: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
-    """Decisions of the own group that wait for the upper protocol; the oldest gives way."""
+    """Decisions of the own group that wait for the upper protocol, and entries that wait for earlier
+    ones to be fetched; the oldest give way."""
+
+    snapshot_every: Annotated[int, Meta(ge=1, le=1 << 30)] = 1024
+    """Positions between two states asked of the state machine. Once enough members vouch for one, what
+    came before is forgotten, above and below."""
+
+    history: Annotated[int, Meta(ge=1, le=1 << 30)] = 8192
+    """Positions after which the past is forgotten though no state machine ever handed in a state;
+    newcomers then do not get it."""
+
+    sponsors: Literal["weak", "one"] = "weak"
+    """Members of one group that must ask alike to let somebody in, or to send somebody else away: f + 1,
+    so that a correct one is among them, or any single one. Who leaves asks alone."""
+
+    absence: Seconds = 30.0
+    """A member that answers nobody for so long is absent. Each group watches the one before it."""
+
+    spare: Annotated[int, Meta(ge=0, le=MAX_GROUP)] = 0
+    """Regroup when fewer than a quorum and so many more of a group are present: 0 waits until it can
+    decide nothing any more."""
+
+    handovers: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    """Epochs remembered with their proof, so that who slept through fewer finds its way back."""
 
     def __post_init__(self) -> None:
         if self.members and self.groups:
@@ -67,5 +96,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         everybody = self.members or tuple(peer for group in self.groups for peer in group)
         if len(set(everybody)) != len(everybody):
             raise ValueError("a peer is named twice")
+        if self.flow == "all" and self.variant == "certified":
+            raise ValueError(
+                'flow = "all" is for variant = "trusting": certified groups all decide anyway'
+            )
+        if self.history < 2 * self.snapshot_every:
+            raise ValueError(
+                f"history {self.history} is less than twice snapshot_every {self.snapshot_every}: a "
+                "state machine would have no time to answer"
+            )
         if self.members and self.size > len(self.members):
             raise ValueError(f"size {self.size} is more than the {len(self.members)} members")

@@ -3,10 +3,20 @@
     Envelope                       what the hosted protocols say to their like
     Down, Behind, AskLeads, Leads  trusting: a leader and its group; who leads it now
     Share, Certified               certified: a group says something to another one
+    Seal                           an epoch ended here, and the next one begins
+    Ping, Pong                     is a member of the group that we watch there?
 
-What a quorum of a group signs are exactly these bytes (integers big-endian):
+Questions, `/grove/hierarchy-fetch/1.0.0`:
+
+    Fetch → Segment                what was ordered after this position?
+    FetchState → Piece             a state that was agreed on
+    Which → Opened                 has another epoch begun?
+    any of them → Nothing
+
+What members sign are exactly these bytes (integers big-endian):
 
     "grove/hierarchy/1:" | "m" | village (16) | source u32 | target u32 | number u64 | sha256(body)
+    "grove/hierarchy/1:" | "e" | village (16) | sha256(roll)
 
 Inside the group protocol's commands stand `GroupCommand`s, inside the upper protocol's an `Entry`.
 """
@@ -15,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -44,16 +54,79 @@ Body = Annotated[bytes, Meta(max_length=MAX_BODY)]
 
 COMMAND: Final = 0
 READ: Final = 1
+CHANGE: Final = 2
+MARK: Final = 3
+
+MAX_MEMBERS: Final = 1024
+MAX_CHUNK: Final = 256 * 1024
+"""Bytes of state in one answer."""
+MAX_STATE: Final = 16 << 20
+"""Bytes of a state with its roll; the contract's bound for a record."""
+
+Members = Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What the upper protocol orders: a member's wish that its group decided. kind: 0 command, 1 read."""
+    """What the upper protocol orders: a member's wish that its group decided.
+
+    kind: 0 command, 1 read, 2 change of members, 3 mark; command: of a change a `Change`, of a mark a
+    `Mark`."""
 
     group: Place
     id: Name
     proposer: Member
-    kind: Annotated[int, Meta(ge=0, le=1)]
+    kind: Annotated[int, Meta(ge=0, le=3)]
     command: Annotated[bytes, Meta(max_length=MAX_COMMAND)]
+
+
+class Change(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Who comes and who goes, ascending; nobody: only draw the groups anew."""
+
+    join: Members
+    leave: Members
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The snapshot as of a position has this digest. is_blank: no state machine's state is in it."""
+
+    position: Number
+    digest: Digest
+    is_blank: bool
+
+
+NO_MARK: Final = Mark(0, bytes(32), True)
+
+
+class Backed(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A change or a mark that waits for more members to ask for it. what: as encoded in the entry."""
+
+    kind: Annotated[int, Meta(ge=2, le=3)]
+    what: Annotated[bytes, Meta(max_length=MAX_COMMAND)]
+    group: Place
+    by: Members
+
+
+class Roll(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is agreed besides the commands, as of a position of the global order.
+
+    chain: digest of the order up to here. opened: where this epoch began, with the chain `seed` as of
+    then. mark: the newest state that is agreed on."""
+
+    position: Number
+    chain: Digest
+    epoch: Number
+    opened: Number
+    seed: Digest
+    members: Members
+    backed: Annotated[tuple[Backed, ...], Meta(max_length=256)]
+    mark: Mark
+
+
+class Snapshot(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a Mark hashes: the roll, and the state machine's state, as of a position."""
+
+    roll: Roll
+    state: Annotated[bytes, Meta(max_length=MAX_STATE)]
 
 
 # What a group decides.
@@ -62,8 +135,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Wish(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """A member wants this in the global order."""
 
-    kind: Annotated[int, Meta(ge=0, le=1)]
+    kind: Annotated[int, Meta(ge=0, le=3)]
     command: Annotated[bytes, Meta(max_length=MAX_COMMAND)]
+
+
+class Accept(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
+    """flow = "all": another group's entry, before our leader may take it in the upper protocol."""
+
+    entry: Entry
 
 
 class Nudge(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -84,7 +163,7 @@ class Heard(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     body: Body
 
 
-GroupCommand: TypeAlias = Wish | Nudge | Due | Heard
+GroupCommand: TypeAlias = Wish | Accept | Nudge | Due | Heard
 
 # The wire.
 
@@ -92,12 +171,14 @@ GroupCommand: TypeAlias = Wish | Nudge | Due | Heard
 class Down(Message, frozen=True, gc=False):
     """A leader to its group: the global order from position `first` on. Empty: it lives.
 
-    leader: who leads the upper protocol, empty if unknown; epoch: its term."""
+    leader: who leads the upper protocol, empty if unknown; epoch: its term. roll: where the order is, for
+    a member that needs what the leader has forgotten."""
 
     first: Number
     entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)]
     leader: Annotated[PeerId, Meta(max_length=64)]
     epoch: Number
+    roll: Roll | None = None
 
 
 class Behind(Message, frozen=True, gc=False):
@@ -109,12 +190,14 @@ class Behind(Message, frozen=True, gc=False):
 class AskLeads(Message, frozen=True, gc=False):
     """A new leader to its group: tell the others that I lead."""
 
+    village: Name
     epoch: Number
 
 
 class Leads(Message, frozen=True, gc=False):
     """A member to all: this one leads my group."""
 
+    village: Name
     epoch: Number
     leader: Member
 
@@ -147,30 +230,139 @@ class Certified(Message, frozen=True, gc=False):
     signatures: Annotated[tuple[Signature, ...], Meta(max_length=128)]
 
 
+class Seal(Message, frozen=True, gc=False):
+    """A member to all of the next epoch: my village's last roll, with this digest, opens it."""
+
+    village: Name
+    digest: Digest
+    voter: Member
+    signature: Sig
+
+
+class Ping(Message, frozen=True, gc=False):
+    """Are you there?"""
+
+
+class Pong(Message, frozen=True, gc=False):
+    """I am."""
+
+
+class Fetch(Message, frozen=True, gc=False):
+    """What was ordered after position `have`?"""
+
+    have: Number
+
+
+class Segment(Message, frozen=True, gc=False):
+    """The order from position `first` on; nothing if that is forgotten, or not there yet."""
+
+    first: Number
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)]
+
+
+class FetchState(Message, frozen=True, gc=False):
+    """The snapshot of this mark, from byte `offset` on."""
+
+    mark: Mark
+    offset: Annotated[int, Meta(ge=0, le=MAX_STATE)]
+
+
+class Piece(Message, frozen=True, gc=False):
+    """Bytes of a snapshot of `total` bytes."""
+
+    total: Annotated[int, Meta(ge=0, le=MAX_STATE)]
+    data: Annotated[bytes, Meta(max_length=MAX_CHUNK)]
+
+
+class Which(Message, frozen=True, gc=False):
+    """I am in this epoch; is there a later one?"""
+
+    epoch: Number
+
+
+class Opened(Message, frozen=True, gc=False):
+    """The roll that opened an epoch, signed by members of the one before, whose name is village."""
+
+    village: Name
+    roll: Roll
+    signatures: Annotated[tuple[Signature, ...], Meta(max_length=MAX_MEMBERS)]
+
+
+class Nothing(Message, frozen=True, gc=False):
+    """I cannot say."""
+
+
 CODEC = MsgpackCodec(
-    Envelope, Down, Behind, AskLeads, Leads, Share, Certified, max_size=MAX_BODY + 65_536
-)
+    Envelope, Down, Behind, AskLeads, Leads, Share, Certified, Seal, Ping, Pong,
+    Fetch, Segment, FetchState, Piece, Which, Opened, Nothing,
+    max_size=MAX_BODY + 65_536,
+)  # fmt: skip
 
 _COMMANDS: Final = msgspec.msgpack.Decoder(GroupCommand)
 _ENTRIES: Final = msgspec.msgpack.Decoder(Entry)
+_CHANGES: Final = msgspec.msgpack.Decoder(Change)
+_MARKS: Final = msgspec.msgpack.Decoder(Mark)
+_ROLLS: Final = msgspec.msgpack.Decoder(Roll)
+_SNAPSHOTS: Final = msgspec.msgpack.Decoder(Snapshot)
+_WRONG: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode(decoder: Any, data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except _WRONG:
+        return None
 
 
 def decode_command(data: bytes) -> GroupCommand | None:
     """What a group decided; None if it is nothing we know, which every member sees alike."""
-    try:
-        found: GroupCommand = _COMMANDS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    found: GroupCommand | None = _decode(_COMMANDS, data)
     return found
 
 
 def decode_entry(data: bytes) -> Entry | None:
     """What the upper protocol ordered; None if it is no entry, which every member sees alike."""
-    try:
-        found: Entry = _ENTRIES.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    found: Entry | None = _decode(_ENTRIES, data)
     return found
+
+
+def decode_change(data: bytes) -> Change | None:
+    """What an entry of kind CHANGE asks for, or None."""
+    found: Change | None = _decode(_CHANGES, data)
+    return found
+
+
+def decode_mark(data: bytes) -> Mark | None:
+    """What an entry of kind MARK says, or None."""
+    found: Mark | None = _decode(_MARKS, data)
+    return found
+
+
+def decode_roll(data: bytes) -> Roll | None:
+    """What the upper protocol keeps in place of what it forgot, or None."""
+    found: Roll | None = _decode(_ROLLS, data)
+    return found
+
+
+def decode_snapshot(data: bytes) -> Snapshot | None:
+    """What a mark hashes, or None."""
+    found: Snapshot | None = _decode(_SNAPSHOTS, data)
+    return found
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """The one encoding of what is agreed: fields in order, nothing optional."""
+    return msgspec.msgpack.encode(value)
+
+
+def roll_digest(roll: Roll) -> bytes:
+    """What a Seal signs."""
+    return sha256(DOMAIN + b"roll:" + encode(roll)).digest()
+
+
+def sealing(village: bytes, digest: bytes) -> bytes:
+    """What a member of the village that ends signs; see the layout above."""
+    return DOMAIN + b"e" + village + digest
 
 
 def statement(village: bytes, source: int, target: int, number: int, digest: bytes) -> bytes:
@@ -191,9 +383,17 @@ def _proofs(msg: object) -> Iterator[Proof]:
     elif isinstance(msg, Certified):
         digest = sha256(msg.body).digest()
         said = statement(msg.village, msg.source, msg.target, msg.number, digest)
-        last = b""
-        for one in msg.signatures:
-            if one.voter <= last:
-                raise RemoteProtocolError("a certificate's voters are not in ascending order, each once")
-            last = one.voter
-            yield Proof(one.voter, said, one.signature)
+        yield from _each(said, msg.signatures)
+    elif isinstance(msg, Seal):
+        yield Proof(msg.voter, sealing(msg.village, msg.digest), msg.signature)
+    elif isinstance(msg, Opened):
+        yield from _each(sealing(msg.village, roll_digest(msg.roll)), msg.signatures)
+
+
+def _each(said: bytes, signatures: Iterable[Signature]) -> Iterator[Proof]:
+    last = b""
+    for one in signatures:
+        if one.voter <= last:
+            raise RemoteProtocolError("a certificate's voters are not in ascending order, each once")
+        last = one.voter
+        yield Proof(one.voter, said, one.signature)

@@ -1,6 +1,8 @@
 """Hierarchical consensus as a machine that hosts others.
 
-    order.py       what both variants share: the role, and the global order
+    order.py       what both variants share: the role, and the way to the group
+    history.py     the global order at one member: kept, forgotten, fetched
+    epochs.py      members come and go, groups are drawn anew
     trusting.py    the leaders run the upper protocol, as DLCA_R_P is published
     certified.py   the groups run it, each by a quorum of its members
     replica.py     how a group runs one machine

@@ -15,8 +15,9 @@ omit, which is what the upper protocol was made for (Steward; GeoBFT).
 
 All members apply the upper order by themselves: nothing is pushed down, and nobody is believed.
 
-Limits: the group's protocol must keep its whole log, since a restarted member replays it; if it hands
-over a state instead, the member can no longer know the upper machine's, and falls silent (`is_lost`).
+All of that is the group's agreed state: the machine's copy, what was numbered, applied and said. So when
+the group's protocol asks for a state to forget its log by, it gets this (memento.py), certified by a
+quorum of the group, and a member that comes back later goes on from there.
 """
 
 from __future__ import annotations
@@ -24,26 +25,48 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
-
-from grove_core.errors import RemoteProtocolError
-from grove_core.events import Committed, LeaderChanged, Proposed, Rejected, Restored
-from grove_core.host import Envelope
+from grove_core.errors import LocalProtocolError, RemoteProtocolError
+from grove_core.events import (
+    Committed,
+    LeaderChanged,
+    Proposed,
+    Rejected,
+    Restored,
+    SnapshotAsked,
+    SnapshotTaken,
+)
+from grove_core.host import Envelope, GuestKey
 from grove_core.identity import peer_text
-from grove_core.machine import Event, PeerId, handles
+from grove_core.machine import Event, PeerId, Token, handles
+from grove_hierarchy import memento
 from grove_hierarchy.groups import Group
-from grove_hierarchy.machine.order import LEADERS, Ctx, Order, seated
-from grove_hierarchy.machine.replica import MAX_STEPS, GroupContext, Replica
+from grove_hierarchy.machine.epochs import Epochs
+from grove_hierarchy.machine.history import OPEN
+from grove_hierarchy.machine.order import LEADERS, Ctx, seated
+from grove_hierarchy.machine.replica import (
+    ASIDE,
+    MAX_STEPS,
+    Again,
+    GroupContext,
+    Overdue,
+    Replica,
+    decode_aside,
+)
 from grove_hierarchy.messages import (
+    Backed,
     Certified,
     Due,
     Entry,
     GroupCommand,
     Heard,
+    Mark,
+    Roll,
     Share,
     Signature,
     Wish,
     decode_entry,
+    decode_roll,
+    encode,
     statement,
 )
 
@@ -51,6 +74,10 @@ WINDOW: Final = 256
 """Messages of one group to another that may overtake each other; older ones are lost."""
 MAX_SAID: Final = 256
 """Inputs one member has said that wait for others to say them; the oldest gives way."""
+TRAILING: Final = 256
+"""Entries the upper protocol keeps behind what it may forget, at most: they are in each group's state."""
+FORGET: Final = 1024
+"""Commands of the group after which it is handed a state, if it does not ask."""
 
 
 class Outgoing:
@@ -64,37 +91,54 @@ class Outgoing:
         self.shares: dict[PeerId, tuple[bytes, bytes]] = {}  # member -> digest, signature
 
 
-class Certifying(Order):
+class Certifying(Epochs):
     """One member of the `certified` variant."""
 
     def __init__(self, *parts: Any, **hosted: Any) -> None:
         super().__init__(*parts, **hosted)
         self.replica: Replica
         self.is_lost = False
-        """The group's log no longer begins at its beginning: this copy is worth nothing."""
+        """The group let go of its state as well as its log: this copy is worth nothing in this epoch."""
+        self._forget_group()
+
+    def _forget_group(self) -> None:
+        self.is_lost = False
         self._is_replaying = True
+        self._asks = False  # the group's protocol asks for states by itself
         self._group_leader: PeerId | None = None
         self._upper: tuple[PeerId | None, int] = (None, 0)
+        self._index = 0
         self._sent: dict[int, int] = {}  # target group -> messages sent
         self._applied: dict[int, dict[int, None]] = {}  # source group -> numbers, of the last WINDOW
         self._highest: dict[int, int] = {}
-        self._said: dict[PeerId, dict[GroupCommand, None]] = {}
+        self._said: dict[PeerId, dict[tuple[Any, ...], None]] = {}
+        self._wished: dict[bytes, tuple[Entry, int]] = {}
+        """What the group wants ordered -> how often the timer found it waiting."""
         self._outgoing: dict[tuple[int, int], Outgoing] = {}
         self._to_say: dict[tuple[str, int, int], GroupCommand] = {}
         self._armed_here: dict[int, None] = {}
 
-    def on_start(self, ctx: Ctx) -> None:
+    def begin_epoch(self, ctx: Ctx, known: Roll) -> None:
         """Begin, or replay what the group has decided so far."""
-        if not self.begin(ctx):
-            return
+        self._forget_group()
         self.replica = Replica(self.group.id)
         ids = tuple(peer_text(group.id) for group in self.village.groups)
         inside: Any = GroupContext(self.replica, ctx)
-        self.host(inside, LEADERS, seated(self.part(LEADERS), self._called(LEADERS), ids))
+        part = seated(self.part(LEADERS), self.called(LEADERS), ids, trailing=TRAILING)
+        self.host(inside, self.above, part)
         self._settle(ctx)
-        self.enter_group(ctx)
+        self.host_group(ctx)
         self._is_replaying = False
         self._keep_time(ctx)
+
+    def leave_epoch(self, ctx: Ctx) -> None:
+        for armed in self._armed_here:
+            ctx.cancel_timer(("due", 0, armed))
+        for key in tuple(self._to_say):
+            self._unsay(ctx, key)
+        if self.above in self.guests():
+            del self._guests[self.above]  # it held nobody
+        super().leave_epoch(ctx)
 
     # What comes from outside. Guests of the real network: the group's protocol only.
 
@@ -114,6 +158,10 @@ class Certifying(Order):
     def on_stop(self, ctx: Ctx) -> None:
         if self.inside:
             self.enter(ctx, self.inside, lambda machine, inner: machine.on_stop(inner))
+
+    def on_request(self, ctx: Ctx, peer: PeerId, msg: Any, token: Token) -> None:
+        if not isinstance(msg, Envelope) or msg.guest == self.inside:
+            super().on_request(ctx, peer, msg, token)
 
     @handles(Certified)
     def on_certified(self, ctx: Ctx, peer: PeerId, msg: Certified) -> None:
@@ -156,39 +204,67 @@ class Certifying(Order):
     def on_guest_event(self, ctx: Ctx, guest: str, event: Event) -> None:
         if isinstance(ctx, GroupContext):
             ctx = ctx.real
-        if guest != LEADERS and isinstance(event, Restored):
-            self.is_lost = True
-        if not self.is_lost:
+        if guest == self.inside and isinstance(event, Restored):
+            self._take_state(ctx, event.state)
+        elif guest == self.inside and isinstance(event, SnapshotAsked):
+            self._asks = True
+            self._give_state(ctx, event.index)
+        elif not self.is_lost:
             super().on_guest_event(ctx, guest, event)
 
     def decided(self, ctx: Ctx, event: Committed, command: GroupCommand) -> None:
         if isinstance(command, Wish):
             entry = Entry(self.group.number, event.id, event.proposer, command.kind, command.command)
-            wanted = Proposed(event.id, msgspec.msgpack.encode(entry))
-            self._input(ctx, lambda machine, inner: machine.on_event(inner, wanted))
+            self._wished[event.id] = (entry, 0)
+            if len(self._wished) > self.config.pending:
+                del self._wished[next(iter(self._wished))]
+            if Again() not in self.replica.timers:
+                GroupContext(self.replica, ctx).set_timer(Again(), 2 * self.config.observe)
+            self._raise(GroupContext(self.replica, ctx), entry)
+            self._settle(ctx)
         elif isinstance(command, Due):
             key = self.replica.key_of(command.armed)
-            if key is not None and self._is_true(event.proposer, command):
+            if key is not None and self._is_true(event.proposer, ("due", command.armed)):
                 self._fire(ctx, key)
-        elif (
-            isinstance(command, Heard)
-            and self._is_news(command.source, command.number)
-            and self._is_true(event.proposer, command)
-        ):
-            self._hear(ctx, command)
+        elif isinstance(command, Heard) and self._is_news(command.source, command.number):
+            digest = sha256(command.body).digest()
+            if self._is_true(event.proposer, ("heard", command.source, command.number, digest)):
+                self._hear(ctx, command)
+        if event.index % FORGET == 0 and not self._asks:
+            self._give_state(ctx, event.index)
 
-    def _is_true(self, proposer: PeerId, command: GroupCommand) -> bool:
+    def _raise(self, inside: Any, entry: Entry) -> None:
+        wanted = Proposed(entry.id, encode(entry))
+        self.enter(inside, self.above, lambda machine, inner: machine.on_event(inner, wanted))
+
+    def _raise_again(self, inside: Any) -> None:
+        """What the group wants and is not ordered: perhaps it was lost, with its leader or on the way.
+        Ever more seldom, since perhaps there is only much to do."""
+        for id, (entry, age) in tuple(self._wished.items()):
+            self._wished[id] = (entry, age + 1)
+            if age > 0 and age & (age - 1) == 0 and not self.is_closed:
+                self._raise(inside, entry)
+        if self._wished:
+            inside.set_timer(Again(), 2 * self.config.observe)
+
+    def take(self, ctx: Ctx, entry: Entry) -> None:
+        """What is ordered is wanted no longer."""
+        if not self.is_closed:
+            self._wished.pop(entry.id, None)
+        super().take(ctx, entry)
+
+    def _is_true(self, proposer: PeerId, said: tuple[Any, ...]) -> bool:
         """Whether f + 1 members have said it by now."""
         if proposer not in self.group.rank:
             return False
-        said = self._said.setdefault(proposer, {})
-        said[command] = None
-        if len(said) > MAX_SAID:
-            del said[next(iter(said))]
-        if sum(command in one for one in self._said.values()) < self.group.weak:
+        mine = self._said.setdefault(proposer, {})
+        mine[said] = None
+        if len(mine) > MAX_SAID:
+            del mine[next(iter(mine))]
+        if sum(said in one for one in self._said.values()) < self.group.weak:
             return False
         for one in self._said.values():
-            one.pop(command, None)
+            one.pop(said, None)
         return True
 
     def _is_news(self, source: int, number: int) -> bool:
@@ -205,19 +281,37 @@ class Certifying(Order):
         for number in [number for number in applied if number <= highest - WINDOW]:
             del applied[number]
         self._unsay(ctx, ("heard", heard.source, heard.number))
+        sender = self.village.groups[heard.source].id
+        if not heard.body.startswith(ASIDE):
+            msg = self._said_above(heard.body)
+            if msg is not None:
+                self._input(ctx, lambda machine, inner: machine.on_message(inner, sender, msg))
+            return
+        aside = decode_aside(heard.body)
+        msg = None if aside is None else self._said_above(aside.body)
+        if aside is None or msg is None:
+            return
+        if aside.is_answer:
+            key: Any = self.replica.answered(sender, aside.number)
+            if key is not None:
+                self._input(ctx, lambda machine, inner: machine.on_reply(inner, key.key, sender, msg))
+        else:
+            token = self.replica.token_for(sender, aside.number)
+            self._input(ctx, lambda machine, inner: machine.on_request(inner, sender, msg, token))
+
+    def _said_above(self, body: bytes) -> Any:
+        """The upper protocol's message; None if a captured group, or another version, sent none."""
         codec = self.part(LEADERS).spec.codec
         assert codec is not None
         try:
-            msg = codec.decode(heard.body)
+            return codec.decode(body)
         except RemoteProtocolError:
-            return  # a captured group's, or another version's: nothing, to all of us
-        sender = self.village.groups[heard.source].id
-        self._input(ctx, lambda machine, inner: machine.on_message(inner, sender, msg))
+            return None
 
     # The machine.
 
     def _input(self, ctx: Ctx, act: Any) -> None:
-        self.enter(GroupContext(self.replica, ctx), LEADERS, act)
+        self.enter(GroupContext(self.replica, ctx), self.above, act)
         self._settle(ctx)
 
     def _fire(self, ctx: Ctx, key: Any) -> None:
@@ -227,16 +321,28 @@ class Certifying(Order):
         self._settle(ctx)
 
     def _wake(self, inside: Any, key: Any) -> None:
-        self.enter(inside, LEADERS, lambda machine, inner: machine.on_timer(inner, key.key))
+        if isinstance(key, Again):
+            self._raise_again(inside)
+        elif not isinstance(key, Overdue):
+            self.enter(inside, self.above, lambda machine, inner: machine.on_timer(inner, key.key))
+        elif key.key in self.replica.asked:
+            _, peer = self.replica.asked.pop(key.key)
+            asked = key.key.key
+            self.enter(
+                inside,
+                self.above,
+                lambda machine, inner: machine.on_failure(inner, asked, peer, "timeout"),
+            )
 
     def _answer(self, inside: Any, peer: PeerId) -> None:
-        self.enter(inside, LEADERS, lambda machine, inner: machine.on_peer_up(inner, peer))
+        self.enter(inside, self.above, lambda machine, inner: machine.on_peer_up(inner, peer))
 
     def _settle(self, ctx: Ctx) -> None:
-        """Answer connects, fire what is due at once, and let out what was sent."""
+        """Answer connects, fire what is due at once, follow the order, and let out what was sent."""
         replica = self.replica
         inside = GroupContext(replica, ctx)
         for _ in range(MAX_STEPS):
+            self._follow(ctx)
             if replica.up:
                 self._answer(inside, replica.up.pop(0))
                 continue
@@ -246,12 +352,24 @@ class Certifying(Order):
             del replica.timers[due[0]]
             self._wake(inside, due[0])
         sent, replica.out = replica.out, []
-        for peer, envelope in sent:
+        for peer, body in sent:
             target = self.village.by_id.get(peer)
             if target is not None and target is not self.group:
-                self._send_out(ctx, target, envelope.body)
+                self._send_out(ctx, target, body)
         if not self._is_replaying:
             self._keep_time(ctx)
+
+    def _follow(self, ctx: Ctx) -> None:
+        """Hear what the machine emitted before its next input: that, too, must be alike at all members,
+        however many commands of the group one of them takes at once."""
+        while True:
+            for at, (guest, event) in enumerate(self._heard):
+                if guest == self.above:
+                    del self._heard[at]
+                    self.on_upper(ctx, event)
+                    break
+            else:
+                return
 
     def _keep_time(self, ctx: Ctx) -> None:
         """Our own clock says when the machine's timers are due."""
@@ -264,6 +382,59 @@ class Certifying(Order):
             if armed not in self._armed_here:
                 self._armed_here[armed] = None
                 ctx.set_timer(("due", 0, armed), due - self.replica.now)
+
+    # The group's state.
+
+    def _agreed(self) -> tuple[dict[str, type], list[object]]:
+        guest = self._guests[self.above]
+        kinds = (Replica, GuestKey, Overdue, Again, Roll, Mark, Backed, Entry)
+        return memento.classes_of(guest.machine, *kinds), [guest.part.config, guest.part]
+
+    def state(self) -> bytes:
+        """All that is equal at all correct members that have executed as much of the group's log."""
+        guest = self._guests[self.above]
+        agreed = (
+            self.replica, guest.machine, guest.rng, guest.held, self.roll, self.is_closed, self._upper,
+            self._index, self._sent, self._applied, self._highest, self._said, self._wished,
+        )  # fmt: skip
+        return memento.write(agreed, *self._agreed())
+
+    def _give_state(self, ctx: Ctx, index: int) -> None:
+        if self._is_replaying or self.is_lost:
+            return
+        try:
+            taken = SnapshotTaken(index, self.state())
+        except LocalProtocolError:
+            return  # a machine that cannot be written down: the group keeps its log as long as it can
+        self.enter(ctx, self.inside, lambda machine, inner: machine.on_event(inner, taken))
+
+    def _take_state(self, ctx: Ctx, state: bytes) -> None:
+        """A quorum of our group certified this; whatever our copy was, it is this now."""
+        try:
+            agreed = memento.read(state, *self._agreed())
+            (
+                replica, machine, rng, held, roll, is_closed, self._upper,
+                self._index, self._sent, self._applied, self._highest, self._said, self._wished,
+            ) = agreed  # fmt: skip
+        except (RemoteProtocolError, TypeError, ValueError):
+            self.is_lost = True
+            return
+        self.is_lost = False
+        self.replica = replica
+        guest = self._guests[self.above]
+        guest.machine, guest.rng, guest.held = machine, rng, held
+        for key in tuple(self._to_say):
+            if key[0] == "due" or not self._is_news(key[1], key[2]):
+                self._unsay(ctx, key)
+        self.is_closed = is_closed
+        self.roll = roll
+        if roll.position > self.number:
+            self.be_at(ctx, roll)
+        if is_closed:
+            ctx.set_timer(OPEN, 0.0)
+        if not self._is_replaying:
+            self._keep_time(ctx)
+        self._tell_leader(ctx)
 
     # Out: sign, collect, carry.
 
@@ -324,20 +495,41 @@ class Certifying(Order):
 
     # The order.
 
-    def _wish(self, ctx: Ctx, id: bytes, kind: int, command: bytes) -> None:
+    def _wish(self, ctx: Ctx, id: bytes, wish: Wish) -> None:
         if self.is_lost:
-            ctx.emit(Rejected(id, "this member lost the beginning of its group's log"))
+            ctx.emit(Rejected(id, "this member's group let go of the state it would need"))
         else:
-            super()._wish(ctx, id, kind, command)
+            super()._wish(ctx, id, wish)
 
     def on_upper(self, ctx: Ctx, event: Event) -> None:
         if isinstance(event, Committed):
+            self._index = event.index
             entry = decode_entry(event.command)
             if entry is not None:
-                self.hand_over(ctx, entry)
+                self.take(ctx, entry)
+        elif isinstance(event, Restored):
+            self._index = event.index
+            roll = decode_roll(event.state)
+            if roll is not None and roll.epoch == self.opening.epoch and not self.is_closed:
+                self._be_after(ctx, roll)
+        elif isinstance(event, SnapshotAsked):
+            self._index = event.index
+            self.forget_above(ctx)
         elif isinstance(event, LeaderChanged):
             self._upper = (event.leader, event.epoch)
             self._tell_leader(ctx)
+
+    def _be_after(self, ctx: Ctx, roll: Roll) -> None:
+        """Our group was away: the others agree on this roll, and the order goes on behind it."""
+        if roll.position > self.roll.position:
+            self.roll = roll
+            if roll.position > self.number:
+                self.be_at(ctx, roll)
+
+    def forget_above(self, ctx: Ctx) -> None:
+        taken = SnapshotTaken(self._index, encode(self.roll))
+        inside: Any = GroupContext(self.replica, ctx)
+        self.enter(inside, self.above, lambda machine, inner: machine.on_event(inner, taken))
 
     def on_group_leader(self, ctx: Ctx, event: LeaderChanged) -> None:
         self._group_leader = event.leader

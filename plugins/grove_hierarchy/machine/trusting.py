@@ -8,22 +8,35 @@ lies forks the order (the `certified` variant is for that); one that crashes is 
 protocol. The new leader is let into the upper protocol on the word of f + 1 of its group, of whom one is
 correct, in the place of the old one: a group never has two votes.
 
-Deviation: supervision replaces a leader that is silent, not one that is merely unfaithful; there is no
-reputation and no regrouping.
+With `flow = "all"` a leader takes another group's entry in the upper protocol only after its own group
+has decided on it: what the upper protocol acknowledges, a quorum of each group of a majority has.
+
+Deviations: supervision replaces a leader that is silent, not one that is merely unfaithful; there is no
+reputation.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
-from grove_core.events import Committed, LeaderChanged, MembersChanged, Proposed
+from grove_core.events import (
+    Committed,
+    LeaderChanged,
+    MembersChanged,
+    Proposed,
+    Restored,
+    SnapshotAsked,
+    SnapshotTaken,
+)
+from grove_core.host import Envelope
 from grove_core.identity import peer_text
 from grove_core.machine import Event, PeerId, handles
-from grove_hierarchy.machine.order import LEADERS, Ctx, Order, seated
+from grove_hierarchy.machine.epochs import Epochs
+from grove_hierarchy.machine.order import LEADERS, Ctx, seated
 from grove_hierarchy.messages import (
-    MAX_ENTRIES,
+    Accept,
     AskLeads,
     Behind,
     Down,
@@ -31,53 +44,65 @@ from grove_hierarchy.messages import (
     GroupCommand,
     Leads,
     Nudge,
+    Roll,
     Wish,
     decode_entry,
+    decode_roll,
+    encode,
 )
 
-OBSERVE = "observe"
-LOG = "log/"
-MAX_DOWN = 512 * 1024
-"""Bytes of commands in one Down, unless one alone is longer."""
 MAX_DONE = 65_536
 """Ids of the own group's entries known to be ordered; of older ones a late repetition is harmless."""
+FORGET = 1024
+"""Commands of the group after which it is told that it may forget, if it does not ask."""
+MAX_HELD = 256
+"""Messages of one peer to the upper protocol that wait for our group; further ones are lost."""
 
 
-class Trusting(Order):
+class Trusting(Epochs):
     """One member of the `trusting` variant."""
 
     def __init__(self, *parts: Any, **hosted: Any) -> None:
         super().__init__(*parts, **hosted)
+        self._done: dict[bytes, None] = {}
+        self._waiting: dict[bytes, Entry] = {}
+        """Decided by the group and not yet ordered."""
+        self._unseat()
+
+    def _unseat(self) -> None:
+        """Nothing is known of an epoch's leaders."""
         self.group_leader: PeerId | None = None
         self.group_epoch = 0
         self.upper: tuple[PeerId, ...] = ()
         """Voters of the upper protocol, if we are one."""
-        self._counted = 0  # positions that the upper protocol here has told of in this life
-        self._waiting: dict[bytes, Entry] = {}  # decided by the group and not yet ordered
-        self._done: dict[bytes, None] = {}
-        self._vouched: dict[PeerId, Leads] = {}
+        self._counted = 0  # positions of this epoch that the upper protocol here has told of in this life
+        self._index = 0
+        self._waiting.clear()
+        self._vouched_for: dict[PeerId, Leads] = {}
         self._upper_leader: PeerId = PeerId(b"")
         self._epoch = 0
         self._is_heard = True
         self._silences = 0
+        self._accepted: dict[bytes, None] = {}
+        self._asked_to_accept: dict[bytes, None] = {}
+        self._held: dict[PeerId, deque[Envelope]] = {}
 
-    def on_start(self, ctx: Ctx) -> None:
-        """Begin, or hand over again what an earlier life had of the order."""
-        if not self.begin(ctx):
-            return
-        for key in ctx.saved(LOG):
-            entry = decode_entry(ctx.load(key) or b"")
-            assert entry is not None, f"record {key!r} is no entry"
-            self._order(ctx, entry)
+    def begin_epoch(self, ctx: Ctx, known: Roll) -> None:
+        self._unseat()
+        if known.position > self.roll.position:
+            self.roll = known
         first = tuple(sorted(group.members[0] for group in self.village.groups))
         voters = tuple(map(peer_text, first)) if ctx.me in first else ()
-        self.host(ctx, LEADERS, seated(self.part(LEADERS), self._called(LEADERS), voters))
-        self.enter_group(ctx)
-        ctx.set_timer(OBSERVE, self.config.observe * ctx.rng.uniform(0.5, 1.0))
+        self.host(ctx, self.above, seated(self.part(LEADERS), self.called(LEADERS), voters))
+        self.host_group(ctx)
 
     # Up.
 
     def decided(self, ctx: Ctx, event: Committed, command: GroupCommand) -> None:
+        if event.index % FORGET == 0:  # for those that do not ask
+            self._let_group_forget(ctx, event.index)
+        if isinstance(command, Accept):
+            self._has_accepted(ctx, command.entry)
         if not isinstance(command, Wish) or event.id in self._done:
             return
         entry = Entry(self.group.number, event.id, event.proposer, command.kind, command.command)
@@ -88,45 +113,109 @@ class Trusting(Order):
             self._raise(ctx, entry)
 
     def _raise(self, ctx: Ctx, entry: Entry) -> None:
-        wanted = Proposed(entry.id, msgspec.msgpack.encode(entry))
-        self.enter(ctx, LEADERS, lambda machine, inner: machine.on_event(inner, wanted))
+        wanted = Proposed(entry.id, encode(entry))
+        self.enter(ctx, self.above, lambda machine, inner: machine.on_event(inner, wanted))
+
+    def on_guest_event(self, ctx: Ctx, guest: str, event: Event) -> None:
+        if guest == self.inside and isinstance(event, SnapshotAsked):
+            self._let_group_forget(ctx, event.index)
+        else:
+            super().on_guest_event(ctx, guest, event)
+
+    def _let_group_forget(self, ctx: Ctx, index: int) -> None:
+        """Nothing the group decided is needed once it is ordered, and till then others have it."""
+        taken = SnapshotTaken(index, b"")
+        self.enter(ctx, self.inside, lambda machine, inner: machine.on_event(inner, taken))
 
     def on_upper(self, ctx: Ctx, event: Event) -> None:
         if isinstance(event, Committed):
+            self._index = event.index
             entry = decode_entry(event.command)
             if entry is None:
                 return
             self._counted += 1
-            if self._counted == self.number + 1:
-                self._take(ctx, entry)
+            if self.opening.position + self._counted == self.roll.position + 1 and not self.is_closed:
+                self.take(ctx, entry)
                 self._push(ctx, entry)
+        elif isinstance(event, Restored):
+            roll = decode_roll(event.state)
+            if roll is not None and roll.epoch == self.opening.epoch:
+                self._index, self._counted = event.index, roll.position - self.opening.position
+                self._take_roll(ctx, roll)
+        elif isinstance(event, SnapshotAsked):
+            self._index = event.index
+            self.forget_above(ctx)
         elif isinstance(event, LeaderChanged):
             self._upper_leader, self._epoch = event.leader or PeerId(b""), event.epoch
             self.led_by(ctx, event.leader, event.epoch)
         elif isinstance(event, MembersChanged):
             self.upper = event.voters
 
+    def forget_above(self, ctx: Ctx) -> None:
+        is_here = self.opening.position + self._counted == self.roll.position
+        if self.above and is_here and self.roll.mark.position > 0 and not self.is_closed:
+            taken = SnapshotTaken(self._index, encode(self.roll))
+            self.enter(ctx, self.above, lambda machine, inner: machine.on_event(inner, taken))
+
+    def _take_roll(self, ctx: Ctx, roll: Roll) -> None:
+        """One whom we believe says where the order is."""
+        if roll.position > self.roll.position and not self.is_closed:
+            self.adopt(ctx, roll)
+
+    # Up, when every group has to agree: messages to the upper protocol wait for ours.
+
+    def on_message(self, ctx: Ctx, peer: PeerId, msg: Any) -> None:
+        is_up = isinstance(msg, Envelope) and msg.guest == self.above and self.inside
+        if not is_up or self.config.flow == "one":
+            super().on_message(ctx, peer, msg)
+            return
+        held = self._held.setdefault(peer, deque()) if peer in self.village.of else deque()
+        if len(held) < MAX_HELD:
+            held.append(msg)
+        self._let_through(ctx, peer)
+
+    def _let_through(self, ctx: Ctx, peer: PeerId) -> None:
+        """Hand the upper protocol what our group has agreed to, in the order it came."""
+        held = self._held.get(peer)
+        while held:
+            strange = [entry for entry in _carried(self._open(held[0])) if self._is_strange(entry)]
+            if strange:
+                for entry in strange:
+                    if entry.id not in self._asked_to_accept:
+                        self._remember(self._asked_to_accept, entry.id)
+                        self.ask_group(ctx, ctx.rng.randbytes(16), Accept(entry))
+                return
+            super().on_message(ctx, peer, held.popleft())
+
+    def _is_strange(self, entry: Entry) -> bool:
+        is_ours = entry.group == self.group.number
+        return not is_ours and entry.id not in self._accepted and entry.id not in self._done
+
+    def _has_accepted(self, ctx: Ctx, entry: Entry) -> None:
+        self._remember(self._accepted, entry.id)
+        for peer in tuple(self._held):
+            self._let_through(ctx, peer)
+
+    def _remember(self, table: dict[bytes, None], id: bytes) -> None:
+        table[id] = None
+        if len(table) > MAX_DONE:
+            del table[next(iter(table))]
+
     # Down.
+
+    def take(self, ctx: Ctx, entry: Entry) -> None:
+        """What is ordered is waited for no longer."""
+        self._waiting.pop(entry.id, None)
+        self._remember(self._done, entry.id)
+        super().take(ctx, entry)
 
     def _push(self, ctx: Ctx, entry: Entry) -> None:
         if self.group_leader != ctx.me:
             return
-        down = Down(self.number, (entry,), self._upper_leader, self._epoch)
+        down = Down(self.roll.position, (entry,), self._upper_leader, self._epoch)
         for peer in self.group.members:
             if peer != ctx.me:
                 ctx.send(peer, down)
-
-    def _take(self, ctx: Ctx, entry: Entry) -> None:
-        ctx.save(f"{LOG}{self.number + 1:016x}", msgspec.msgpack.encode(entry))
-        self._order(ctx, entry)
-
-    def _order(self, ctx: Ctx, entry: Entry) -> None:
-        if entry.group == self.group.number:
-            self._waiting.pop(entry.id, None)
-            self._done[entry.id] = None
-            if len(self._done) > MAX_DONE:
-                del self._done[next(iter(self._done))]
-        self.hand_over(ctx, entry)
 
     @handles(Down)
     def on_down(self, ctx: Ctx, peer: PeerId, msg: Down) -> None:
@@ -135,26 +224,23 @@ class Trusting(Order):
         self._is_heard = True
         if ctx.me not in self.upper:
             self.led_by(ctx, msg.leader or None, msg.epoch)
+        if msg.roll is not None and msg.roll.epoch == self.opening.epoch:
+            self._take_roll(ctx, msg.roll)
         for position, entry in enumerate(msg.entries, msg.first):
-            if position == self.number + 1:
-                self._take(ctx, entry)
-        if msg.entries and (msg.first > self.number + 1 or len(msg.entries) > 1):
-            ctx.send(peer, Behind(self.number))  # a gap, or more where that came from
+            if position == self.roll.position + 1 and not self.is_closed:
+                self.take(ctx, entry)
+        if msg.entries and (msg.first > self.roll.position + 1 or len(msg.entries) > 1):
+            ctx.send(peer, Behind(self.roll.position))  # a gap, or more where that came from
 
     @handles(Behind)
     def on_behind(self, ctx: Ctx, peer: PeerId, msg: Behind) -> None:
         if not self.inside or peer not in self.group.rank or self.group_leader != ctx.me:
             return
         self._is_heard = True
-        entries: list[Entry] = []
-        room = MAX_DOWN
-        for position in range(msg.have + 1, min(self.number, msg.have + MAX_ENTRIES) + 1):
-            entry = decode_entry(ctx.load(f"{LOG}{position:016x}") or b"")
-            if entry is None or (entries and len(entry.command) > room):
-                break
-            room -= len(entry.command)
-            entries.append(entry)
-        ctx.send(peer, Down(msg.have + 1, tuple(entries), self._upper_leader, self._epoch))
+        entries = self.entries_after(ctx, msg.have)
+        is_forgotten = not entries and msg.have < self.roll.position
+        roll = self.roll if is_forgotten else None
+        ctx.send(peer, Down(msg.have + 1, entries, self._upper_leader, self._epoch, roll))
 
     # Supervision, and another leader.
 
@@ -169,18 +255,18 @@ class Trusting(Order):
             if ctx.me not in self.upper:
                 self._ask_in(ctx)
 
-    def on_timer(self, ctx: Ctx, key: Any) -> None:
-        if key != OBSERVE:
-            super().on_timer(ctx, key)
+    def observe(self, ctx: Ctx) -> None:
+        super().observe(ctx)
+        if not self.inside or self.is_closed:
             return
-        ctx.set_timer(OBSERVE, self.config.observe)
         self._silences = 0 if self._is_heard else self._silences + 1
         self._is_heard = len(self.group.members) == 1
+        self._asked_to_accept.clear()
         if self._silences >= 2 or self.group_leader is None:
             self.ask_group(ctx, ctx.rng.randbytes(16), Nudge())
         if self.group_leader != ctx.me:
             if self.group_leader is not None:
-                ctx.send(self.group_leader, Behind(self.number))
+                ctx.send(self.group_leader, Behind(self.roll.position))
             return
         if ctx.me not in self.upper or self._silences >= 2:
             self._ask_in(ctx)  # nobody asks us for anything: perhaps we lead no more
@@ -191,21 +277,23 @@ class Trusting(Order):
         """Have the group tell the others that we lead it, or us that we do not."""
         for peer in self.group.members:
             if peer != ctx.me:
-                ctx.send(peer, AskLeads(self.group_epoch))
+                ctx.send(peer, AskLeads(self.village.name, self.group_epoch))
         self._tell(ctx)
 
     @handles(AskLeads)
     def on_ask_leads(self, ctx: Ctx, peer: PeerId, msg: AskLeads) -> None:
-        if not self.inside or peer not in self.group.rank or self.group_leader is None:
+        if msg.village != self.village.name or not self.inside or self.group_leader is None:
+            return
+        if peer not in self.group.rank:
             return
         if peer == self.group_leader and msg.epoch == self.group_epoch:
             self._tell(ctx)
         elif msg.epoch < self.group_epoch:
-            ctx.send(peer, Leads(self.group_epoch, self.group_leader))
+            ctx.send(peer, Leads(self.village.name, self.group_epoch, self.group_leader))
 
     def _tell(self, ctx: Ctx) -> None:
         assert self.group_leader is not None
-        leads = Leads(self.group_epoch, self.group_leader)
+        leads = Leads(self.village.name, self.group_epoch, self.group_leader)
         for peer in self.village.members:
             if peer != ctx.me:
                 ctx.send(peer, leads)
@@ -214,17 +302,32 @@ class Trusting(Order):
     @handles(Leads)
     def on_leads(self, ctx: Ctx, peer: PeerId, msg: Leads) -> None:
         group = self.village.of.get(peer)
-        if not self.inside or group is None or msg.leader not in group.rank:
+        if not self.inside or msg.village != self.village.name:
             return
-        self._vouched[peer] = msg
-        said = sum(self._vouched.get(member) == msg for member in group.members)
+        if group is None or msg.leader not in group.rank:
+            return
+        self._vouched_for[peer] = msg
+        said = sum(self._vouched_for.get(member) == msg for member in group.members)
         if said < group.weak:
             return
         if group is self.group and msg.epoch > self.group_epoch:
             self.group_leader, self.group_epoch = msg.leader, msg.epoch
-            ctx.send(msg.leader, Behind(self.number))
+            ctx.send(msg.leader, Behind(self.roll.position))
         if self._upper_leader != ctx.me or msg.leader in self.upper:
             return
         others = tuple(voter for voter in self.upper if voter not in group.rank)
         voters = tuple(sorted((*others, msg.leader)))
-        self.enter(ctx, LEADERS, lambda machine, inner: machine.reconfigure(inner, voters, ()))
+        self.enter(ctx, self.above, lambda machine, inner: machine.reconfigure(inner, voters, ()))
+
+
+def _carried(msg: Any) -> Iterator[Entry]:
+    """The entries in a message of the upper protocol, whatever it calls them."""
+    for field in ("entries", "proposals", "batch"):
+        for one in getattr(msg, field, ()):
+            entry = decode_entry(getattr(one, "command", b""))
+            if entry is not None:
+                yield entry
+    if hasattr(msg, "command"):
+        entry = decode_entry(msg.command)
+        if entry is not None:
+            yield entry

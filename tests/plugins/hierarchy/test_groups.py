@@ -15,8 +15,8 @@ from grove_core.testing import Recorder, peer
 
 def test_all_members_draw_the_same_groups_from_the_same_seed() -> None:
     members = [peer(number) for number in range(103)]
-    groups = form(members, 10, "a")
-    assert groups == form(list(reversed(members)), 10, "a") != form(members, 10, "b")
+    groups = form(members, 10, b"a")
+    assert groups == form(list(reversed(members)), 10, b"a") != form(members, 10, b"b")
     assert sorted(member for group in groups for member in group) == sorted(members)
     assert {len(group) for group in groups} == {10, 11}
 
@@ -51,7 +51,7 @@ def test_random_groups_are_captured_as_often_as_computed(
     liars = set(Random(7).sample(members, 10))
     captured = 0
     for draw in range(1500):
-        groups = form(members, size, str(draw))
+        groups = form(members, size, b"%d" % draw)
         captured += any(
             sum(member in liars for member in group) > (len(group) - 1) // 3 for group in groups
         )

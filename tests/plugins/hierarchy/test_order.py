@@ -7,6 +7,7 @@ from grove_hierarchy.machine.certified import Certifying
 from grove_hierarchy.machine.trusting import Trusting
 
 from grove_core.events import ReadReady, Rejected
+from grove_core.testing import peer
 from grove_core.testing.parts import part
 from tests.plugins.hierarchy.village import Hamlet
 
@@ -83,7 +84,7 @@ def test_the_crash_of_the_upper_leader_costs_an_election_and_one_seat_is_handed_
 
 @pytest.mark.claim("hierarchy.leader-crash")
 def test_a_whole_group_may_fall_silent_and_come_back() -> None:
-    hamlet = Hamlet(3, 4, "certified").run(15)
+    hamlet = Hamlet(3, 4, "certified", config={"absence": 600.0}).run(15)
     silent = hamlet.leading_group()
     members = range(4 * silent, 4 * silent + 4)
     for index in members:
@@ -122,8 +123,9 @@ def test_a_restarted_member_hands_over_the_same_order_anew(variant: str) -> None
 def test_a_decision_of_a_hundred_costs_what_the_formula_says() -> None:
     m = g = 10
     quiet = {"observe": 600.0}
+    unwatched = {"observe": 600.0, "absence": 6000.0}
     hamlet = Hamlet(
-        m, g, "trusting", config=quiet, raft={"heartbeat": 20.0, "election_timeout": 40.0}, pbft=quiet
+        m, g, "trusting", config=unwatched, raft={"heartbeat": 20.0, "election_timeout": 40.0}, pbft=quiet
     ).run(130)
     leader = hamlet.upper_leader()
     hamlet.world.sent.clear()
@@ -167,8 +169,13 @@ def test_all_copies_of_a_groups_machine_are_equal() -> None:
 
 def test_what_cannot_be_is_refused_with_its_reason() -> None:
     hamlet = Hamlet(1, 4, "certified").run(5)
-    hamlet.node(0).consensus.reconfigure(hamlet.machine(0).voters()[:3])
-    assert [type(event) for _, event in hamlet.told] == [Rejected]
+    everybody = hamlet.machine(0).voters()
+    for learners in ((everybody[3],), (peer(9),)):
+        hamlet.node(0).consensus.reconfigure(everybody[:3], learners)
+    hamlet.node(0).consensus.reconfigure(())
+    told = [event.reason for _, event in hamlet.told if isinstance(event, Rejected)]
+    assert told[:2] == ["a hierarchy has no learners"] * 2
+    assert told[2].startswith("0 members would be left")
 
 
 @pytest.mark.claim("hierarchy.commons")
