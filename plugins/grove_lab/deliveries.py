@@ -1,8 +1,9 @@
 """Who got what, and when: every publication of the workloads followed to its deadline.
 
 A message is expected at the nodes that were there `measure.joined` seconds before it was published
-and live through to its deadline; its author is not counted. What arrives after the deadline counts
-as lost, but its latency is kept. What a newcomer is told of the time before it came is not counted.
+and live through to its deadline; its author is not counted, nor are attackers, nor classes that a
+workload does not ask about. What arrives after the deadline counts as lost, but its latency is kept.
+What a newcomer is told of the time before it came is not counted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Followed:
     __slots__ = (
         "changes",
         "count",
+        "counted",
         "got",
         "hops",
         "id",
@@ -37,15 +39,14 @@ class Followed:
         "workload",
     )
 
-    def __init__(
-        self, workload: str, message_id: bytes, published: float, sender: int, size: int, nodes: int
-    ) -> None:
+    def __init__(self, workload: str, published: float, sender: int, size: int, counted: bytes) -> None:
         self.workload = workload
-        self.id = message_id
+        self.id = b""
         self.published = published
         self.sender = sender
         self.size = size
-        self.got = bytearray(nodes)
+        self.counted = counted  # per node, 1 if it is a receiver
+        self.got = bytearray(len(counted))
         self.count = 0  # nodes other than the sender that delivered it
         self.hops = 0
         self.last = 0.0
@@ -81,11 +82,30 @@ class Deliveries:
         self.open: dict[bytes, Followed] = {}
         self.closed: list[Message] = []
         self.latencies = Samples(measure.samples, stage.seed)
+        streams = [name for name, w in stage.scenario.workloads.items() if w.kind == "publish"]
+        self.streams: dict[str, Samples] = {}
+        """The same for each stream of publications, if there are several."""
+        if len(streams) > 1:
+            limit = measure.samples // len(streams)
+            self.streams = {name: Samples(limit, stage.seed) for name in streams}
+        self.everybody = self._counted(())
+        self.counted = {
+            name: self._counted(one.receivers) if one.receivers else self.everybody
+            for name, one in stage.scenario.workloads.items()
+        }
         self.hops: Counter[int] = Counter()
         self.delivered = 0  # to others than the author
         self.published = 0
         self.way: Way | None = None
         """Of the newest message that reached its deadline; in small worlds only."""
+
+    def _counted(self, classes: tuple[str, ...]) -> bytes:
+        """Per node, 1 if it counts as a receiver: no attacker, and of these classes if any are named."""
+        stage = self.stage
+        return bytes(
+            not attacks and (not classes or stage.class_names[kind] in classes)
+            for kind, attacks in zip(stage.kinds, stage.attacks, strict=True)
+        )
 
     @property
     def samples(self) -> array[float]:
@@ -95,7 +115,8 @@ class Deliveries:
         """Let a node publish, and follow the message."""
         stage = self.stage
         now = stage.world.now
-        one = Followed(workload, b"", now - stage.begins, node.index, len(data), len(stage.world.order))
+        counted = self.counted[workload]
+        one = Followed(workload, now - stage.begins, node.index, len(data), counted)
         one.changes = stage.changes
         if stage.follows:
             one.way = Way(root=node.index, published=one.published, parents={}, times={})
@@ -108,6 +129,8 @@ class Deliveries:
         one = self.open.get(event.id)
         if one is None or one.sender == node.index or one.got[node.index]:
             return
+        if not one.counted[node.index]:
+            return  # an attacker, or nobody whom this workload asks about
         if self.stage.since[node.index] > self.stage.begins + one.published:
             return  # it came later and was told of the past: no latency of the network's
         one.got[node.index] = 1
@@ -120,23 +143,33 @@ class Deliveries:
             one.way.parents[node.index] = self.stage.world.nodes[self.stage.sender].index
             one.way.times[node.index] = latency
         self.latencies.add(latency)
+        if self.streams:
+            self.streams[one.workload].add(latency)
 
     def close(self, one: Followed) -> None:
         """The deadline of a message: who of those that were there has it?"""
         stage = self.stage
         del self.open[one.id]
         self.way = one.way or self.way
-        if one.changes == stage.changes and stage.is_calm:
+        is_asked_of_all = one.counted is self.everybody
+        if one.changes == stage.changes and stage.is_calm and is_asked_of_all:
             expected, got = stage.living - 1, one.count
             missing: list[VirtualNode] = []
             if got < expected:
-                missing = [n for n in stage.world.order if n.alive and not one.got[n.index]]
+                missing = [
+                    n
+                    for n in stage.world.order
+                    if n.alive and one.counted[n.index] and not one.got[n.index]
+                ]
         else:
             latest = stage.begins + one.published - stage.scenario.measure.joined
             there = [
                 n
                 for n in stage.world.order
-                if n.alive and stage.since[n.index] <= latest and n.index != one.sender
+                if n.alive
+                and one.counted[n.index]
+                and stage.since[n.index] <= latest
+                and n.index != one.sender
             ]
             missing = [n for n in there if not one.got[n.index]]
             expected, got = len(there), len(there) - len(missing)

@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from grove_core.drive.virtual import Clock, VirtualNode
+from grove_lab.conduct import Rule
 from grove_lab.scenario import Fault
 from grove_lab.streams import stream
 
@@ -33,6 +34,7 @@ class Trouble:
         self.fault = fault
         self.rng = stream(stage.seed, "faults", name)
         begins = stage.begins + fault.at
+        self.rule = Rule(name, fault.drop, frozenset(fault.authors))
         if fault.kind == "clock":
             # Which clocks will be wrong must be known before their nodes start.
             self.hit = self.choose(living=False)
@@ -199,6 +201,20 @@ class Trouble:
                     self.stage.world.unclog(node, other)
 
         self.later(flow)
+
+    # Ends of good faith.
+
+    def withhold(self) -> None:
+        conduct = self.stage.conduct
+        hit = [node.peer for node in self.choose(living=False)]
+        self.told("withholding begins", len(hit))
+        conduct.begin(self.rule, hit)
+
+        def end() -> None:
+            self.told("withholding ends", len(hit))
+            conduct.end(self.rule, hit)
+
+        self.later(end)
 
     # Ends of patience.
 

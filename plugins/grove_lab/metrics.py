@@ -50,6 +50,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "degree_max": ("", "down"),
     "clustering": ("", "down"),
     "path_length": ("hops", "down"),
+    "attacker_links": ("", "down"),
     "undeliverable": ("messages", "down"),
     "overflowed": ("messages", "down"),
     "events_per_node_s": ("1/s", "down"),
@@ -101,7 +102,7 @@ def quantile(ascending: Sequence[float], q: float) -> float:
 
 
 def by_stream(messages: Sequence[Message], samples: Mapping[str, Samples]) -> dict[str, float]:
-    """Delivery and latency of each workload by itself: ``delivery_ratio.NAME``, ``latency_p99_ms.NAME``."""
+    """Delivery and latency of each workload: ``delivery_ratio.NAME``, ``latency_p99_ms.NAME``, …"""
     found = {}
     for name, latencies in samples.items():
         own = [one for one in messages if one.workload == name]

@@ -71,6 +71,11 @@ class Class(Table, frozen=True, kw_only=True):
     cpu: Annotated[float, Meta(gt=0, le=1e6)] = 1.0  # times slower than [cpu] says
     clock: Annotated[float, Meta(gt=0, le=100)] = 1.0  # its seconds per true second
     senders: bool = True  # whether workloads may draw it
+    attacker: bool = False  # takes part and is not one of us: never drawn, no receiver, may `withhold`
+    late: Seconds = 0.0  # s after the others that these start (dial)
+    dials: Annotated[int, Meta(ge=0, le=1000)] = 0  # instead of the join's (dial); 0: as many
+    meets: tuple[str, ...] = ()  # classes whose nodes these dial (dial); empty: anybody
+    hosts: Annotated[int, Meta(ge=0, le=65_536)] = 0  # addresses all of these share; 0: not known
 
 
 class Join(Table, frozen=True, kw_only=True):
@@ -137,6 +142,8 @@ class Workload(Table, frozen=True, kw_only=True):
     kind: Literal["publish", "propose"] = "publish"  # to broadcast, or to consensus
     topic: Name = "lab"
     senders: Literal["one", "random", "all", "leader"] = "random"
+    classes: tuple[str, ...] = ()  # only nodes of these publish; empty: all but attackers
+    receivers: tuple[str, ...] = ()  # only nodes of these are counted; empty: all but attackers
     client: Literal["member", "apart"] = "member"
     away: Seconds = 0.0  # s, one way (client = "apart")
     answers: Literal["weak", "one"] = "weak"
@@ -152,7 +159,9 @@ class Workload(Table, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=0, le=10_000_000)] = 0  # at most so many messages; 0: no limit
 
 
-Kind = Literal["crash", "restart", "churn", "partition", "isolate", "clog", "slow", "clock", "stop"]
+Kind = Literal[
+    "crash", "restart", "churn", "partition", "isolate", "clog", "slow", "clock", "stop", "withhold"
+]
 
 
 class Fault(Table, frozen=True, kw_only=True):
@@ -166,6 +175,8 @@ class Fault(Table, frozen=True, kw_only=True):
         the share sends is lost. isolate: each of `share` (or `nodes`) reaches nobody.
     clog: what these send waits in their queues. slow: their processor is `factor` times slower.
     clock: their clocks run `factor` times as fast.
+    withhold: these attackers do not pass on `drop` of the messages (of `authors`, if named). They need
+        not live yet.
     noticed: how a dead link is seen. reset: at once, by everybody who holds it, as TCP tells of a
         process that ended. silent: after `after` seconds, as keepalive tells of a pulled cable.
         senders: only by who sends over it, as without either.
@@ -185,6 +196,8 @@ class Fault(Table, frozen=True, kw_only=True):
     absence_mean: Positive = 60.0  # s offline, exponential
     shape: Annotated[float, Meta(gt=0, le=10)] = 0.5  # Weibull's k, or the lognormal's sigma
     factor: Annotated[float, Meta(gt=0, le=1e6)] = 10.0  # (slow, clock)
+    drop: Share = 1.0  # (withhold) of the messages, each drawn once by each attacker
+    authors: tuple[str, ...] = ()  # (withhold) only what nodes of these classes publish; empty: all
 
 
 class Invariants(Table, frozen=True, kw_only=True):
@@ -410,12 +423,19 @@ def _contradictions(scenario: Scenario, layers: Layers, problems: list[Problem])
         layers.tell(problems, ("invariants", "redundancy"), "needs [measure] traffic = true")
     if scenario.join.pattern == "full" and scenario.nodes > 1000:
         layers.tell(problems, ("join", "pattern"), f"full with {scenario.nodes} nodes; at most 1,000")
+    for name, one in scenario.classes.items():
+        _are_classes(one.meets, scenario, layers, problems, ("classes", name, "meets"))
+        if (one.meets or one.dials or one.late) and scenario.join.pattern != "dial":
+            layers.tell(problems, ("classes", name), 'meets, dials and late need [join] pattern = "dial"')
     for name, fault in scenario.faults.items():
         key = ("faults", name)
-        for one_class in fault.classes:
-            if one_class not in scenario.classes:
-                hint = did_you_mean(one_class, scenario.classes)
-                layers.tell(problems, (*key, "classes"), f"no class {one_class!r}{hint}")
+        _are_classes(fault.classes, scenario, layers, problems, (*key, "classes"))
+        _are_classes(fault.authors, scenario, layers, problems, (*key, "authors"))
+        if fault.kind == "withhold" and not (
+            fault.classes
+            and all(scenario.class_of(c).attacker for c in fault.classes if c in scenario.classes)
+        ):
+            layers.tell(problems, (*key, "classes"), "withhold is for classes with attacker = true")
         if fault.nodes and max(fault.nodes) >= scenario.nodes:
             layers.tell(problems, (*key, "nodes"), f"node {max(fault.nodes)} of {scenario.nodes}")
         if not fault.nodes and not fault.share and fault.kind != "churn":
@@ -423,6 +443,12 @@ def _contradictions(scenario: Scenario, layers: Layers, problems: list[Problem])
         if fault.at > scenario.duration:
             layers.tell(problems, (*key, "at"), f"is after the end, duration = {scenario.duration}")
     for name, workload in scenario.workloads.items():
+        _are_classes(workload.classes, scenario, layers, problems, ("workloads", name, "classes"))
+        _are_classes(workload.receivers, scenario, layers, problems, ("workloads", name, "receivers"))
+        if scenario.classes and not any(
+            may_publish(one, kind, workload) for one, kind in scenario.classes.items()
+        ):
+            layers.tell(problems, ("workloads", name), "nobody publishes: no class may")
         if workload.senders == "leader" and workload.kind != "propose":
             layers.tell(problems, ("workloads", name, "senders"), 'leader needs kind = "propose"')
         if workload.size_high and workload.size_high < workload.size:
@@ -433,3 +459,21 @@ def _contradictions(scenario: Scenario, layers: Layers, problems: list[Problem])
                 ("workloads", name, "start"),
                 f"is after the end, duration = {scenario.duration}",
             )
+
+
+def _are_classes(
+    names: Sequence[str],
+    scenario: Scenario,
+    layers: Layers,
+    problems: list[Problem],
+    key: tuple[str, ...],
+) -> None:
+    for name in names:
+        if name not in scenario.classes:
+            hint = did_you_mean(name, scenario.classes)
+            layers.tell(problems, key, f"no class {name!r}{hint}")
+
+
+def may_publish(name: str, one: Class, workload: Workload) -> bool:
+    """Whether a workload may draw nodes of a class."""
+    return one.senders and not one.attacker and (not workload.classes or name in workload.classes)

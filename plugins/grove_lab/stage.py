@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -30,10 +30,11 @@ from grove_lab import geography
 from grove_lab.checkers import Delivery, Violation, checkers
 from grove_lab.choice import EVERYBODY
 from grove_lab.clients import Clients
+from grove_lab.conduct import Conduct, attacking
 from grove_lab.deliveries import Deliveries
 from grove_lab.faults import Trouble
-from grove_lab.metrics import Point, pieces, quantile, recovery, shape
-from grove_lab.scenario import Scenario
+from grove_lab.metrics import Point, by_stream, pieces, quantile, recovery, shape
+from grove_lab.scenario import Class, Scenario
 from grove_lab.standins import settled
 from grove_lab.streams import number, stream
 from grove_lab.traffic import (
@@ -94,6 +95,9 @@ class Stage:
         self.class_names = tuple(scenario.classes) or (EVERYBODY,)
         self.kinds = self._kinds()
         """Per node, the number of its class."""
+        self.attacks = bytes(scenario.class_of(self.class_names[kind]).attacker for kind in self.kinds)
+        """Per node, 1 if it is an attacker."""
+        self.conduct = Conduct(seed)
         self.regions = self._regions()
         """Per node, the number of its region; empty without regions."""
         self.world = Ground(
@@ -116,6 +120,7 @@ class Stage:
         self.since = [float("inf")] * scenario.nodes
         """Per node, when its present life began; infinity while it has none."""
         self.living = 0
+        """Attackers are not counted, here and in `changes`."""
         self.changes = 0
         """How often a node has begun or ended."""
         self.is_calm = True
@@ -161,6 +166,8 @@ class Stage:
         ends = [round(scenario.nodes * part / total) for part in accumulate(shares)]
         kinds = bytearray()
         for kind, end in enumerate(ends):
+            if len(names) <= scenario.nodes:  # nobody's class is empty
+                end = min(max(end, len(kinds) + 1), scenario.nodes - len(names) + kind + 1)
             kinds += bytes([kind]) * (end - len(kinds))
         order = list(kinds)
         if len(names) > 1:
@@ -216,17 +223,24 @@ class Stage:
         chosen = [
             settled(parts[name] if name in parts else parts[EVERYBODY], ids) for name in self.class_names
         ]
+        classes = [scenario.class_of(name) for name in self.class_names]
+        for kind, one in enumerate(classes):
+            if one.attacker:
+                chosen[kind] = attacking(chosen[kind], self.conduct)
+        met = [self._met(one) for one in classes]
         rng = stream(self.seed, "topology")
         for index, kind in enumerate(self.kinds):
+            own = classes[kind]
             at = index * join.spacing
             if join.pattern in ("dial", "full"):
-                at = rng.random() * join.start
+                at = rng.random() * join.start + own.late
             node = world.add(chosen[kind], at=at)
-            clock = scenario.class_of(self.class_names[kind]).clock
-            if clock != 1.0:
-                node.clock = Clock(clock)
+            if own.clock != 1.0:
+                node.clock = Clock(own.clock)
+            if own.hosts:
+                node.host = f"{self.class_names[kind]}-{index % own.hosts}"
             if join.pattern == "dial":
-                peers = self._others(rng, index, min(join.dials, scenario.nodes - 1))
+                peers = self._others(rng, index, own.dials or join.dials, met[kind])
             elif join.pattern == "full":
                 peers = [other for other in range(scenario.nodes) if other != index]
             elif join.pattern == "random":
@@ -235,14 +249,23 @@ class Stage:
                 peers = [0] if index else []
             if join.pattern in ("dial", "full"):  # all are there when the first dials
                 world.at(at, lambda node=node: self._arrived(node))  # type: ignore[misc]
-                world.at(join.start, lambda node=node, peers=peers: self._meet(node, peers))  # type: ignore[misc]
+                after = join.start + own.late
+                world.at(after, lambda node=node, peers=peers: self._meet(node, peers))  # type: ignore[misc]
             else:
                 world.at(at, lambda node=node, peers=peers: self._enter(node, peers))  # type: ignore[misc]
 
-    def _others(self, rng: Any, index: int, count: int) -> list[int]:
+    def _met(self, one: Class) -> Sequence[int]:
+        """Whom nodes of a class may dial."""
+        names = self.class_names
+        met = [i for i, kind in enumerate(self.kinds) if not one.meets or names[kind] in one.meets]
+        return met or range(self.scenario.nodes)
+
+    def _others(self, rng: Any, index: int, count: int, among: Sequence[int]) -> list[int]:
+        """So many of them at random, or all if they are not more."""
         chosen: dict[int, None] = {}
+        count = min(count, len(among) - (index in among))
         while len(chosen) < count:
-            other = int(rng.random() * self.scenario.nodes)
+            other = among[int(rng.random() * len(among))]
             if other != index:
                 chosen[other] = None
         return list(chosen)
@@ -267,8 +290,9 @@ class Stage:
     def _arrived(self, node: VirtualNode) -> None:
         """A node has started: it is counted, and wants the topics."""
         self.since[node.index] = self.world.now
-        self.living += 1
-        self.changes += 1
+        if not self.attacks[node.index]:
+            self.living += 1
+            self.changes += 1
         if self._has(node, "broadcast"):
             for topic in self.topics:
                 node.broadcast.subscribe(topic)
@@ -288,9 +312,10 @@ class Stage:
         """A node's life ends, by fault or in order."""
         if not node.alive:
             return
-        self.is_calm = False
-        self.changes += 1
-        self.living -= 1
+        if not self.attacks[node.index]:
+            self.is_calm = False
+            self.changes += 1
+            self.living -= 1
         self.since[node.index] = float("inf")
         if in_order:
             self.world.stop(node)
@@ -334,6 +359,16 @@ class Stage:
             node.index: [nodes[p].index for p in node.membership.neighbors() if nodes[p].alive]
             for node in self.members()
         }
+
+    def attacker_links(self) -> float | None:
+        """Of the links that the broadcast of honest nodes uses, the share that leads to attackers."""
+        nodes, theirs, links = self.world.nodes, 0, 0
+        for node in self.world.order:
+            if node.alive and not self.attacks[node.index] and self._has(node, "broadcast"):
+                for peers in node.broadcast.links().values():
+                    links += len(peers)
+                    theirs += sum(self.attacks[nodes[peer].index] for peer in peers)
+        return theirs / links if links else None
 
     def pieces(self) -> list[list[int]]:
         return pieces(self.graph())
@@ -461,6 +496,9 @@ class Stage:
                 found[f"latency_{name}_ms"] = 1e3 * quantile(ascending, q)
             total = sum(deliveries.hops.values())
             found["hops_mean"] = sum(hop * count for hop, count in deliveries.hops.items()) / total
+        found |= by_stream(messages, deliveries.streams)
+        if any(self.attacks) and (theirs := self.attacker_links()) is not None:
+            found["attacker_links"] = theirs
         found |= self.clients.measured(seconds)
         if meter is not None and scenario.measure.traffic and self._settled:
             node_seconds = seconds * scenario.nodes

@@ -167,7 +167,7 @@ class MeteredContext(VirtualContext):
         VirtualContext.request(self, peer, msg, key, timeout)
 
     def reply(self, token: Token, msg: Any) -> None:
-        exchange = self._waiting.get(token) if self._waiting else None
+        exchange = self.owed.get(token) if self.owed else None
         if exchange is not None:
             self.world.meter.count(self, exchange.asker.node, msg)  # type: ignore[attr-defined]
         VirtualContext.reply(self, token, msg)

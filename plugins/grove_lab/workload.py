@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grove_core.drive.virtual import VirtualNode
-from grove_lab.scenario import Workload
+from grove_lab.scenario import Workload, may_publish
 from grove_lab.streams import stream
 from grove_lab.traffic import MARK
 
@@ -28,7 +28,7 @@ class Publishing:
         self.senders = [
             index
             for index, kind in enumerate(stage.kinds)
-            if stage.scenario.class_of(stage.class_names[kind]).senders
+            if may_publish(name := stage.class_names[kind], stage.scenario.class_of(name), workload)
         ]
         self.one = self.rng.choice(self.senders)
         self.number = 0
@@ -50,7 +50,8 @@ class Publishing:
         size = workload.size
         if workload.size_high:
             size = self.rng.randint(workload.size, workload.size_high)
-        data = payload(self.stage.next_number(), size)
+        number = self.stage.next_number()
+        data = payload(number, size)
         self.number += 1
         gap = 1 / workload.rate
         if workload.arrivals == "poisson":
@@ -58,6 +59,7 @@ class Publishing:
         self.schedule(world.now + gap)
         if sender is None:
             return
+        self.stage.conduct.authors[number] = self.stage.class_names[self.stage.kinds[sender.index]]
         if workload.kind == "publish":
             self.stage.deliveries.publish(self.name, workload.topic, sender, data)
         else:
