@@ -63,7 +63,8 @@ class Voters(Protocol):
 
 
 class ReplicaState(Protocol):
-    """What a replica says of itself. entries[0] is at offset + 1; last_term is the last one's."""
+    """What a replica says of itself. entries[0] is at offset + 1; last_term is the last one's. forgot: it
+    neither votes nor counts, having lost records."""
 
     @property
     def term(self) -> int: ...
@@ -86,6 +87,8 @@ class ReplicaState(Protocol):
     @property
     def members(self) -> Voters: ...
     @property
+    def forgot(self) -> bool: ...
+    @property
     def held(self) -> Mapping[PeerId, int]:
         """While it leads: up to which index it takes others to hold its log."""
         ...
@@ -94,14 +97,27 @@ class ReplicaState(Protocol):
 class _Seen:
     """What was last seen of one life of a node."""
 
-    __slots__ = ("applied", "ask", "asked", "commit", "end", "handed", "life", "term", "terms", "vote")
+    __slots__ = (
+        "applied",
+        "ask",
+        "asked",
+        "commit",
+        "end",
+        "handed",
+        "held",
+        "life",
+        "term",
+        "terms",
+        "vote",
+    )
 
     def __init__(self, node: VirtualNode, role: str) -> None:
         self.life = node.starts
         machine = node.machine(role) if node.alive else None
         self.ask: Callable[[], ReplicaState] | None = getattr(machine, "snapshot_state", None)
-        self.end = (0, 0, 0)
-        """Last term, last index and commit index."""
+        self.end: tuple[int, int, int, Voters | None] = (0, 0, 0, None)
+        """Last term, last index, what was known to be committed anywhere, and who decides."""
+        self.held: dict[PeerId, int] = {}
         self.asked: dict[bytes, int] = {}
         """Reads that are not answered: what had been handed over anywhere when they were asked."""
         self.term = 0
@@ -132,17 +148,23 @@ class Agreement:
         self._entries: dict[tuple[int, int], tuple[int, Any]] = {}
         self._seen: dict[VirtualNode, _Seen] = {}
         self._touched: dict[VirtualNode, None] = {}
+        self._leading: dict[VirtualNode, None] = {}
         world.sinks.append(self._heard)
         world.context = _watching(self)
 
     def run(self, until: float) -> None:
         """Move the world, and check whoever changed after every event."""
-        world = self.world
+        world, leading = self.world, self._leading
         before = world.witness
+        last: Any = None
 
         def watch(now: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
+            nonlocal last
             if self._touched:
                 self.check()
+            if last is not None and last.node in leading:
+                self._check_held(last.node)
+            last = ctx
             if before is not None:
                 before(now, act, ctx, a, b)
 
@@ -178,37 +200,46 @@ class Agreement:
 
     def _heard(self, node: VirtualNode, event: Event) -> None:
         self._touched[node] = None
-        if isinstance(event, LeaderChanged):
-            if event.leader == node.peer and self.leaders.get(event.epoch, node.peer) != node.peer:
-                self._fail("election safety", node, f"a second leader of term {event.epoch}")
-        elif isinstance(event, ReadAsked):
-            self._of(node).asked.setdefault(event.id, self.newest)
-        elif isinstance(event, Rejected):
-            self._of(node).asked.pop(event.id, None)
-        elif isinstance(event, ReadReady):
-            newest = self._of(node).asked.pop(event.id, 0)
-            if event.index < newest:
-                self._fail(
-                    "reads", node,
-                    f"may read as of {event.index}, but {newest} had been handed over when it asked",
-                )  # fmt: skip
-        elif isinstance(event, Restored):
-            seen = self._of(node)
-            if event.index < seen.handed:
-                self._fail("state machine safety", node, f"restored {event.index} after {seen.handed}")
-            seen.handed = event.index
-        elif isinstance(event, Committed):
-            seen = self._of(node)
-            if event.index <= seen.handed:
-                self._fail("state machine safety", node, f"handed over {event.index} after {seen.handed}")
-            seen.handed = event.index
-            self.newest = max(self.newest, event.index)
-            known = self.committed.setdefault(event.index, event)
-            if known is not event and known != event:
-                self._fail(
-                    "state machine safety", node,
-                    f"handed over {event.id.hex()} at {event.index}, others {known.id.hex()}",
-                )  # fmt: skip
+        hear = _HEARD.get(type(event))
+        if hear is not None:
+            hear(self, node, event)
+
+    def _committed(self, node: VirtualNode, event: Committed) -> None:
+        seen = self._of(node)
+        if event.index <= seen.handed:
+            self._fail("state machine safety", node, f"handed over {event.index} after {seen.handed}")
+        seen.handed = event.index
+        self.newest = max(self.newest, event.index)
+        known = self.committed.setdefault(event.index, event)
+        if known is not event and known != event:
+            self._fail(
+                "state machine safety", node,
+                f"handed over {event.id.hex()} at {event.index}, others {known.id.hex()}",
+            )  # fmt: skip
+
+    def _restored(self, node: VirtualNode, event: Restored) -> None:
+        seen = self._of(node)
+        if event.index < seen.handed:
+            self._fail("state machine safety", node, f"restored {event.index} after {seen.handed}")
+        seen.handed = event.index
+
+    def _leader_changed(self, node: VirtualNode, event: LeaderChanged) -> None:
+        if event.leader == node.peer and self.leaders.get(event.epoch, node.peer) != node.peer:
+            self._fail("election safety", node, f"a second leader of term {event.epoch}")
+
+    def _read_asked(self, node: VirtualNode, event: ReadAsked) -> None:
+        self._of(node).asked.setdefault(event.id, self.newest)
+
+    def _rejected(self, node: VirtualNode, event: Rejected) -> None:
+        self._of(node).asked.pop(event.id, None)
+
+    def _read_ready(self, node: VirtualNode, event: ReadReady) -> None:
+        newest = self._of(node).asked.pop(event.id, 0)
+        if event.index < newest:
+            self._fail(
+                "reads", node,
+                f"may read as of {event.index}, but {newest} had been handed over when it asked",
+            )  # fmt: skip
 
     # Machines that say how they stand.
 
@@ -229,7 +260,9 @@ class Agreement:
         self._match_log(node, seen, state, last)
         if state.is_leader:
             self._check_leader(node, state)
-            self._check_held(node, state)
+            self._leading[node] = None
+        else:
+            self._leading.pop(node, None)
         self._check_commit(node, seen, state)
         seen.term, seen.vote, seen.commit, seen.applied = (
             state.term,
@@ -237,9 +270,10 @@ class Agreement:
             state.commit,
             state.applied,
         )
-        end = (state.last_term, last, state.commit)
-        if end != seen.end:
-            seen.end = end
+        # What is only longer than before, in the same term, beats nobody it did not beat before.
+        end, before = (state.last_term, last, self._top, state.members), seen.end
+        seen.end = end
+        if end[0] != before[0] or last < before[1] or self._top > before[2] or end[3] is not before[3]:
             self._compare()
 
     def _check_order(self, node: VirtualNode, seen: _Seen, state: ReplicaState, last: int) -> None:
@@ -296,15 +330,24 @@ class Agreement:
                     f"leads term {state.term} without entry {index} of term {term}, which was committed",
                 )  # fmt: skip
 
-    def _check_held(self, node: VirtualNode, state: ReplicaState) -> None:
+    def _check_held(self, node: VirtualNode) -> None:
         """By who is alive: whoever follows a later leader by now may hold something else."""
-        for peer, index in state.held.items():
+        seen = self._of(node)
+        state = seen.ask() if node.alive and seen.ask is not None else None
+        if state is None or state.held == seen.held:
+            return
+        before, seen.held = seen.held, dict(state.held)
+        for peer, index in seen.held.items():
+            if index == before.get(peer):
+                continue
             other = self.world.nodes[peer]
             ask = self._of(other).ask if index > state.offset and other.alive else None
             if ask is None:
                 continue
             theirs = ask()
             term = state.entries[index - state.offset - 1].term
+            if theirs.forgot:
+                continue  # it may have held it, and said so before
             if theirs.term < state.term or (
                 theirs.term == state.term and not _holds(theirs, index, term)
             ):
@@ -332,8 +375,8 @@ class Agreement:
         living: list[_Standing] = []
         for node in self.world.order:
             ask = self._of(node).ask if node.alive else None
-            if ask is not None:
-                state = ask()
+            state = ask() if ask is not None else None
+            if state is not None and not state.forgot:
                 living.append((state.last_term, state.offset + len(state.entries), node, state))
         living.sort(key=_up_to)
         term = self.terms[top]
@@ -349,6 +392,15 @@ class Agreement:
             f"{rule}: node {node.index} {what}; seed {self.world.seed}, t = {self.world.now:.6f} s"
         )
 
+
+_HEARD: dict[type[Event], Callable[[Agreement, VirtualNode, Any], None]] = {
+    Committed: Agreement._committed,
+    Restored: Agreement._restored,
+    LeaderChanged: Agreement._leader_changed,
+    ReadAsked: Agreement._read_asked,
+    Rejected: Agreement._rejected,
+    ReadReady: Agreement._read_ready,
+}
 
 _Standing = tuple[int, int, VirtualNode, ReplicaState]
 """Last term and last index, of whom, and the rest."""

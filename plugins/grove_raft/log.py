@@ -5,11 +5,12 @@
     log/<first index>    a run of entries, as they were appended
     snap                 index, term, members and length of the newest snapshot
     snap/<index>/<n>     its state, in pieces
-    damaged              there while lost entries have not been fetched again
+    damaged              names a loss of records, until the group has taken note of it
 
 Each value begins with the CRC-32 of the rest. A run that is damaged, and everything behind it, is
-forgotten and the log says so (`is_damaged`): such a member must not vote until it has caught up, for
-it may have acknowledged what it no longer has.
+forgotten. Such a member, and one whose driver says that it forgot (`LOST`), may have voted or
+acknowledged what it no longer knows: the loss gets a name (`loss`), and while it has one the member
+counts for nothing (`machine/losses.py`).
 
 Invariants:
 1. What is on the disk after any crash is a log this node had, perhaps shorter: runs are erased from
@@ -27,8 +28,7 @@ from zlib import crc32
 
 import msgspec
 
-from grove_core.errors import LocalProtocolError
-from grove_core.machine import Context, PeerId
+from grove_core.machine import LOST, Context, PeerId
 from grove_raft.messages import CONFIGURATION, Entry, Members, decode_members
 
 RUN_BYTES: Final = 4 << 20
@@ -89,7 +89,7 @@ class Log:
         "bytes",
         "entries",
         "group",
-        "is_damaged",
+        "loss",
         "offset",
         "offset_term",
         "snapshot",
@@ -108,11 +108,17 @@ class Log:
         """From offset + 1 on. To be read by others, changed here only."""
         self.bytes = 0
         self.snapshot = Snapshot()
-        self.is_damaged = False
+        self.loss = b""
+        """Names a loss of records that the group has not taken note of; empty if there is none."""
         self._runs: list[int] = []
         self._configurations: list[tuple[int, Members]] = []
 
     # Reading.
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether this member may have promised what it does not know."""
+        return bool(self.loss)
 
     @property
     def last_index(self) -> int:
@@ -250,8 +256,8 @@ class Log:
         self._empty(snapshot)
 
     def heal(self, ctx: Ctx) -> None:
-        """What was lost is here again."""
-        self.is_damaged = False
+        """The group has taken note, and we have what it had when it did."""
+        self.loss = b""
         ctx.save("damaged", None)
 
     def _keep(self, ctx: Ctx, snapshot: Snapshot) -> None:
@@ -292,26 +298,30 @@ class Log:
     # Beginning a life.
 
     def load(self, ctx: Ctx) -> None:
-        """Read what earlier lives left. LocalProtocolError if term and vote are damaged."""
+        """Read what earlier lives left, and notice what is missing."""
         hard = _load(ctx, "hard", _HARD)
         base = _load(ctx, "base", _BASE)
+        is_whole = self.is_remembered(ctx)
         if (hard is None and ctx.load("hard") is not None) or (
             base is None and ctx.load("base") is not None
         ):
-            raise LocalProtocolError(
-                f"raft: the record of {'term and vote' if hard is None else 'the group'} is damaged, so "
-                "this member could vote twice. Remove it from the group, erase its records, add it anew"
-            )
+            is_whole = False
         if hard is not None:
             self.term, self.vote = hard.term, hard.vote
         if base is not None:
             self.group, self.base = base.group, base.members
-        self.is_damaged = ctx.load("damaged") is not None
-        is_whole = self._load_snapshot(ctx)
+        self.loss = ctx.load("damaged") or b""
+        is_whole = self._load_snapshot(ctx) and is_whole
         is_whole = self._load_runs(ctx) and is_whole
-        if not is_whole and not self.is_damaged:
-            self.is_damaged = True
-            ctx.save("damaged", b"1")
+        self.term = max(self.term, self.last_term)
+        if not is_whole:
+            self.loss = ctx.rng.randbytes(16)  # a new one: what was noted before was before this loss
+            ctx.save("damaged", self.loss)
+            ctx.save(LOST, None)
+
+    def is_remembered(self, ctx: Ctx) -> bool:
+        """Whether the driver knows of no loss."""
+        return ctx.load(LOST) is None
 
     def _load_snapshot(self, ctx: Ctx) -> bool:
         if ctx.load("snap") is None:

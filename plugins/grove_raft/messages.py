@@ -73,6 +73,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One entry of the log; its index is its place.
 
     kind: NOOP, COMMAND or CONFIGURATION. id: the proposal's. proposer: the member it came from.
+    A NOOP with an id takes note of a loss of that name, of the proposer's records.
     """
 
     term: Term
@@ -127,6 +128,7 @@ class Appended(Message, frozen=True, gc=False):
 
     ok: the log matches up to index. Else index is the prev_index that was refused, and hint is a
     place at or before it, whose entry here has hint_term, from which the leader may look for agreement.
+    loss: names a loss of durable records; until the group has taken note the answer counts for nothing.
     """
 
     group: Group
@@ -136,6 +138,7 @@ class Appended(Message, frozen=True, gc=False):
     round: Round
     hint: Index = 0
     hint_term: Term = 0
+    loss: ProposalId = b""
 
 
 class Chunk(Message, frozen=True, gc=False):
@@ -153,13 +156,14 @@ class Chunk(Message, frozen=True, gc=False):
 
 
 class ChunkTaken(Message, frozen=True, gc=False):
-    """The snapshot of index is here up to, not including, offset."""
+    """The snapshot of index is here up to, not including, offset. loss: as in Appended."""
 
     group: Group
     term: Term
     index: Index
     offset: Annotated[int, Meta(ge=0, le=1 << 40)]
     round: Round
+    loss: ProposalId = b""
 
 
 class TimeoutNow(Message, frozen=True, gc=False):

@@ -19,7 +19,8 @@ class Progress:
     match: it is known to hold our log up to here. next: what to send next. told: the commit index it
     was last sent. is_paused: a probe is out. inflight: (last index, bytes) of appends not acknowledged.
     is_active: heard since quorum was last checked. round: newest heartbeat it answered; matched: the
-    round in which match last grew. snapshot: which one it is being sent; taken, sent: bytes.
+    round in which match last grew. snapshot: which one it is being sent; taken, sent: bytes. loss: of
+    what it forgot, while it counts for nothing; noted: index at which our log takes note; noted_at: when.
     """
 
     __slots__ = (
@@ -28,9 +29,12 @@ class Progress:
         "inflight_entries",
         "is_active",
         "is_paused",
+        "loss",
         "match",
         "matched",
         "next",
+        "noted",
+        "noted_at",
         "round",
         "sent",
         "snapshot",
@@ -54,6 +58,9 @@ class Progress:
         self.snapshot = 0
         self.sent = 0
         self.taken = 0
+        self.loss = b""
+        self.noted = 0
+        self.noted_at = 0.0
 
     def sending(self, last: int, entries: int, size: int) -> None:
         """An append with entries up to last is on its way."""

@@ -1,8 +1,8 @@
 """Raft as a machine: Ongaro's dissertation, chapters 3 to 6 and 10.
 
 One idea per file, each standing on the one before: `state`, `election`, `replication`, `snapshots`,
-`configuration`, `reads`, `proposals`; `grove_raft.log` is what is durable, `progress` what a leader
-knows of one other, `quorum` the arithmetic.
+`configuration`, `losses`, `reads`, `proposals`; `grove_raft.log` is what is durable, `progress` what a
+leader knows of one other, `quorum` the arithmetic.
 
 Left to others: what commands mean and that a retry under one id counts once (the state machine,
 which also decides when to take snapshots), and who a peer is (the driver).

@@ -15,7 +15,7 @@ import msgspec
 
 from grove_core.events import ReadReady, Rejected
 from grove_core.machine import PeerId, handles
-from grove_raft.machine.configuration import Configuration
+from grove_raft.machine.losses import Losses
 from grove_raft.machine.state import FLUSH, Ctx
 from grove_raft.messages import AskRead, ReadAnswer
 from grove_raft.progress import Progress
@@ -30,7 +30,7 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     round: int
 
 
-class Reads(Configuration):
+class Reads(Losses):
     """From where on one may read."""
 
     def __init__(self, *args: object) -> None:

@@ -146,6 +146,10 @@ class Replication(Election):
             return  # of a log that is not ours
         progress.is_active = True
         progress.round = max(progress.round, msg.round)
+        if msg.loss or progress.loss:
+            self.consider_loss(ctx, peer, progress, msg.loss, msg.index if msg.ok else 0)
+            if self.standing != "leader":
+                return
         if msg.ok:
             self._accepted(ctx, peer, progress, msg)
         else:
@@ -224,9 +228,10 @@ class Replication(Election):
             prev, prev_term, entries = self.commit, entries[known - 1].term, entries[known:]
         if log.term_at(prev) != prev_term:
             hint, term = log.like(min(prev, log.last_index), prev_term)
-            self.send(
-                ctx, peer, Appended(log.group, log.term, False, msg.prev_index, msg.round, hint, term)
+            refusal = Appended(
+                log.group, log.term, False, msg.prev_index, msg.round, hint, term, log.loss
             )
+            self.send(ctx, peer, refusal)
             return
         match = prev + len(entries)
         fresh = self.new_entries(prev, entries)
@@ -259,7 +264,8 @@ class Replication(Election):
 
     def _acknowledge(self, ctx: Ctx, peer: PeerId, index: int, round: int) -> None:
         self._answered = (self.log.term, round)
-        self.send(ctx, peer, Appended(self.log.group, self.log.term, True, index, round))
+        log = self.log
+        self.send(ctx, peer, Appended(log.group, log.term, True, index, round, loss=log.loss))
 
     def accept_leader(self, ctx: Ctx, peer: PeerId, term: int, round: int) -> bool:
         """Follow the leader of this term or a later one; an earlier one is told of ours."""
@@ -267,7 +273,7 @@ class Replication(Election):
         if term < log.term:
             # Answered, not dropped: else a member stuck in a later term, whom stickiness keeps from
             # standing, could never be freed (etcd/raft, Step).
-            self.send(ctx, peer, Appended(log.group, log.term, False, 0, round))
+            self.send(ctx, peer, Appended(log.group, log.term, False, 0, round, loss=log.loss))
             return False
         if term > log.term or self.standing != "follower" or self._leader != peer:
             if term == log.term and (self.standing == "leader" or self._leader not in (None, peer)):
@@ -302,8 +308,6 @@ class Replication(Election):
         log = self.log
         if not self._is_awake:
             return
-        if log.is_damaged and log.term_at(self.commit) == log.term:
-            log.heal(ctx)  # all that was committed before this leader came is here again
         was_leader = self.standing == "leader"
         while self.applied < self.commit:
             self.applied += 1
@@ -314,6 +318,8 @@ class Replication(Election):
                 ctx.emit(Committed(self.applied, entry.id, entry.proposer, entry.command))
             elif entry.kind == CONFIGURATION:
                 self.configuration_committed(ctx, self.applied, entry)
+            elif entry.id:
+                self.loss_noted(ctx, entry)
         self.applied_up_to(ctx)
 
     def wake(self, ctx: Ctx) -> None:
@@ -328,6 +334,14 @@ class Replication(Election):
         self.apply(ctx)
 
     def announce_members(self, ctx: Ctx) -> None:  # configuration
+        raise NotImplementedError
+
+    def consider_loss(
+        self, ctx: Ctx, peer: PeerId, progress: Progress, loss: bytes, held: int
+    ) -> None:  # losses
+        raise NotImplementedError
+
+    def loss_noted(self, ctx: Ctx, entry: Entry) -> None:  # losses
         raise NotImplementedError
 
 

@@ -92,6 +92,10 @@ class Snapshots(Replication):
             return
         progress.is_active = True
         progress.round = max(progress.round, msg.round)
+        if msg.loss:
+            self.consider_loss(ctx, peer, progress, msg.loss, 0)
+            if self.standing != "leader":
+                return
         if progress.state == "snapshot" and msg.index == progress.snapshot == self.log.snapshot.index:
             total = len(self.log.snapshot.state)
             if progress.taken < msg.offset < total:
@@ -115,7 +119,7 @@ class Snapshots(Replication):
             self.incoming = None
             if msg.index > self.commit:
                 self.commit_up_to(ctx, msg.index)
-            self.send(ctx, peer, Appended(log.group, log.term, True, msg.index, msg.round))
+            self._took(ctx, peer, msg)
             return
         if msg.total > self.config.max_snapshot or msg.offset + len(msg.data) > msg.total:
             return
@@ -125,11 +129,16 @@ class Snapshots(Replication):
         if msg.offset == len(data):
             data += msg.data
         if len(data) < msg.total:
-            self.send(ctx, peer, ChunkTaken(log.group, log.term, msg.index, len(data), msg.round))
+            taken = ChunkTaken(log.group, log.term, msg.index, len(data), msg.round, log.loss)
+            self.send(ctx, peer, taken)
             return
         self.incoming = None
         self.install(ctx, Snapshot(msg.index, msg.last_term, msg.members, bytes(data)))
-        self.send(ctx, peer, Appended(log.group, log.term, True, msg.index, msg.round))
+        self._took(ctx, peer, msg)
+
+    def _took(self, ctx: Ctx, peer: PeerId, msg: Chunk) -> None:
+        log = self.log
+        self.send(ctx, peer, Appended(log.group, log.term, True, msg.index, msg.round, loss=log.loss))
 
     def install(self, ctx: Ctx, snapshot: Snapshot) -> None:
         """Take a state in place of the commands up to it."""

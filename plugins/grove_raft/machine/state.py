@@ -42,7 +42,8 @@ class Reconnect(msgspec.Struct, frozen=True):
 class ReplicaState(msgspec.Struct, frozen=True):
     """A machine's state at one moment, for checkers. entries is the log itself: read it, at once.
 
-    offset: index before entries[0]. snapshot: index of the newest one.
+    offset: index before entries[0]. snapshot: index of the newest one. held: what a leader takes others
+    to hold of its log.
     """
 
     term: int
@@ -52,8 +53,11 @@ class ReplicaState(msgspec.Struct, frozen=True):
     applied: int
     snapshot: int
     offset: int
+    last_term: int
     entries: list[Entry]
     members: Members
+    held: dict[PeerId, int]
+    forgot: bool
 
 
 class State(Machine[RaftMessage]):
@@ -106,8 +110,11 @@ class State(Machine[RaftMessage]):
             self.applied,
             log.snapshot.index,
             log.offset,
+            log.last_term,
             log.entries,
             log.members,
+            {peer: progress.match for peer, progress in self.progress.items()},
+            log.is_damaged,
         )
 
     @property
@@ -225,4 +232,7 @@ class State(Machine[RaftMessage]):
     def agreed(self, held: dict[PeerId, int]) -> int:
         """The greatest number that a quorum of the configuration in force holds."""
         members = self.log.members
+        for peer, progress in self.progress.items():
+            if progress.loss:
+                held.pop(peer, None)  # it forgot, and counts for nothing yet
         return quorum.agreed_jointly(members.voters, members.outgoing, held)

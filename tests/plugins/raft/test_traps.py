@@ -221,6 +221,7 @@ def test_the_election_timer_is_put_off_by_a_leader_or_a_granted_vote_only() -> N
     assert stage.ctx.timers[ELECTION] == due
 
 
+@pytest.mark.claim("raft.patience-per-leader")
 def test_patience_is_drawn_anew_under_each_leader_and_kept_under_one() -> None:
     """Else the patient ones outlive every leader, and each election waits for the worst of them."""
     stage = Stage()
@@ -392,7 +393,7 @@ def test_a_member_that_lost_what_it_acknowledged_is_sent_it_again() -> None:
     assert [(m.prev_index, len(m.entries)) for _, m in sent] == [(0, 1)]
 
 
-def test_a_damaged_log_neither_votes_nor_stands_until_it_caught_up() -> None:
+def test_a_damaged_log_neither_votes_nor_counts_until_the_group_took_note() -> None:
     disk: dict[str, bytes] = {}
     first = Stage(records=disk)
     first.append(1, 0, 0, (1,))
@@ -403,9 +404,37 @@ def test_a_damaged_log_neither_votes_nor_stands_until_it_caught_up() -> None:
     assert again.terms() == [1], "the damaged run is forgotten"
     again.ctx.advance(5)
     assert not again.get(C, RequestVote, 2, 9, 9)[0][1].granted
-    again.append(3, 1, 1, (1, 3), commit=3)
+    loss = again.raft.log.loss
+    (answer,) = again.append(3, 1, 1, (1, 3), commit=3)
+    assert answer[1].loss == loss, "it counts for nothing"
     again.ctx.advance(5)
-    assert again.get(C, RequestVote, 4, 9, 9)[0][1].granted
+    assert not again.get(C, RequestVote, 4, 9, 9)[0][1].granted, "an earlier life may have voted so"
+    again.get(B, Append, 4, 3, 3, (Entry(4, NOOP, loss, ME),), 3, 1)
+    assert again.raft.log.is_damaged, "not committed yet"
+    (answer,) = again.get(B, Append, 4, 4, 4, (), 4, 2)
+    assert answer[1].loss == b""
+    again.ctx.advance(5)
+    assert again.get(C, RequestVote, 5, 9, 9)[0][1].granted
+
+
+def test_who_forgot_is_counted_only_when_the_group_took_note() -> None:
+    leader = Stage(voters=(ME, B, C)).lead()
+    leader.raft.propose(leader.ctx, b"x")
+    leader.ctx.advance(1)
+    leader.ctx.take()
+    last = leader.raft.log.last_index
+    for _ in range(3):
+        leader.get(B, Appended, 1, True, last, leader.raft.round, loss=b"forgot")
+    note = leader.raft.log.entries[-1]
+    assert (note.kind, note.id, note.proposer) == (NOOP, b"forgot", B)
+    assert leader.raft.log.last_index == last + 1, "one note for one loss"
+    leader.get(B, Appended, 1, True, last + 1, leader.raft.round, loss=b"forgot")
+    assert leader.raft.commit == 0
+    assert leader.raft.confirmed(leader.ctx) == 0
+    leader.get(C, Appended, 1, True, last + 1, leader.raft.round)
+    assert leader.raft.commit == last + 1
+    leader.get(B, Appended, 1, True, last + 1, leader.raft.round)
+    assert leader.raft.progress[B].loss == b""
 
 
 # Snapshots.
