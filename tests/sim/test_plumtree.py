@@ -35,7 +35,7 @@ from tests.sim.paper import (
 CHURNED = 100 if FULL else 20  # cycles, in each of which one node of 200 crashes
 CRASHES = (0.4, 0.6, 0.8)
 REMEASURED = CRASHES if FULL else (0.6,)  # crashes after which the last hop is looked at
-BROADCASTS = 10 if FULL else 2  # whose last hops are averaged; of many senders, twice as many
+BROADCASTS = 5 if FULL else 2  # whose last hops are averaged; of many senders, twice as many
 OPTIMISED = {"one sender": 3, "many senders": 7}
 """The paper's thresholds."""
 
