@@ -1,10 +1,11 @@
 """Regrouping: members come and go, and a group that can decide nothing any more is not waited for.
 
-An epoch ends with the position at which a change of members is agreed on (ledger.py). Whoever knows the
-roll as of then knows the next epoch's groups, and begins there: fresh groups, a fresh upper protocol, the
-order goes on. Who does not know it asks, and is shown an `Opened`: that roll with the signatures of
-f_g + 1 members in each of more than half of the groups of the epoch that ended. So a chain of epochs is
-followed from any that one knows, by somebody who was away, or was never there.
+An epoch ends with the position at which a change of members is agreed on (ledger.py). Whoever followed
+the order there closes its books: it takes nothing more from this epoch's protocols, but goes on serving
+them, so that others get there, and seals the roll as of then. When f_g + 1 members in each of more than
+half of the groups sealed it alike, that is the proof (`Opened`): fresh groups begin, and a fresh upper
+protocol, and the order goes on. Who was away, or was never there, asks, and follows the chain of proofs
+from any epoch that it knows.
 
 Each group watches the one before it. When fewer of that one's members answer than can decide, or than
 `spare` wants, its watchers ask for a change in which the absent ones leave: f + 1 of them alike, so a
@@ -23,7 +24,6 @@ import msgspec
 
 from grove_core.events import MembersChanged
 from grove_core.machine import PeerId, Token, handles
-from grove_hierarchy.groups import Village
 from grove_hierarchy.ledger import village_of
 from grove_hierarchy.machine.history import OPEN, History
 from grove_hierarchy.machine.order import LEADERS, Ctx
@@ -60,10 +60,8 @@ class Epochs(History):
         super().__init__(*parts, **hosted)
         self.opening: Roll = self.roll
         """The roll that this epoch began with."""
-        self.former: Village | None = None
-        """The village before, if it ended in this life."""
         self._seals: dict[PeerId, Seal] = {}
-        """Of members of this village or, once it ended, of the former one; one of each."""
+        """Of members of this village: how it ends."""
         self._present: dict[PeerId, float] = {}
         """Watched members, and when they last answered."""
         self._seen = 0
@@ -79,13 +77,8 @@ class Epochs(History):
         if self.village.members or record is not None:
             ctx.set_timer(OBSERVE, self.config.observe * ctx.rng.uniform(0.5, 1.0))
             ctx.set_timer(WATCH, self.config.absence / 3 * ctx.rng.uniform(0.5, 1.0))
-        if recalled.epoch > opening.epoch:
-            self.village = village_of(self.config, opening)
+        if recalled.members:
             ctx.emit(MembersChanged(self.number, recalled.members))
-            self.open_epoch(ctx, recalled)
-            return
-        if opening.members:
-            ctx.emit(MembersChanged(self.number, opening.members))
         self._begin(ctx, opening, recalled)
 
     def _begin(self, ctx: Ctx, opening: Roll, known: Roll) -> None:
@@ -95,7 +88,7 @@ class Epochs(History):
         self.is_closed = False
         self.inside = self.above = ""
         self.roll = opening
-        self._present = {}
+        self._present, self._seals = {}, {}
         if opening.position > self.number:
             self.be_at(ctx, opening)
         if ctx.me not in self.village.of:
@@ -125,53 +118,46 @@ class Epochs(History):
 
     # From one to the next.
 
-    def open_epoch(self, ctx: Ctx, roll: Roll) -> None:
-        """This roll ended our epoch, and opens the next."""
-        ended = self.village
-        ctx.save(EPOCH, encode(roll))
-        self.leave_epoch(ctx)
-        self._leader = None
-        self._begin(ctx, roll, roll)
-        self.former = ended
-        self._seals = {voter: seal for voter, seal in self._seals.items() if seal.village == ended.name}
-        if ctx.me in ended.of:
-            digest = roll_digest(roll)
-            seal = Seal(ended.name, digest, ctx.me, ctx.sign(sealing(ended.name, digest)))
-            for peer in self.village.members:
-                if peer != ctx.me:
-                    ctx.send(peer, seal)
-            self._sealed(ctx, seal)
-        self.wish_again(ctx)
+    def seal(self, ctx: Ctx) -> None:
+        """Our books are closed: say with which roll."""
+        digest = roll_digest(self.roll)
+        name = self.village.name
+        mine = Seal(name, digest, ctx.me, ctx.sign(sealing(name, digest)))
+        for peer in self.village.members:
+            if peer != ctx.me:
+                ctx.send(peer, mine)
+        self.on_seal(ctx, ctx.me, mine)
 
     @handles(Seal)
     def on_seal(self, ctx: Ctx, peer: PeerId, msg: Seal) -> None:
-        """A member says how an epoch ended: ours, which we then ask about, or the one before."""
-        self._sealed(ctx, msg)
-
-    def _sealed(self, ctx: Ctx, seal: Seal) -> None:
-        former = self.former
-        if seal.village == self.village.name and seal.voter in self.village.of:
-            self._seals[seal.voter] = seal
-            said = [one.voter for one in self._seals.values() if one.village == seal.village]
-            if self.village.is_majority(said) and not self.is_closed:
-                self._ask_which(ctx, seal.voter)
-        elif former is not None and seal.village == former.name and seal.voter in former.of:
-            self._seals.setdefault(seal.voter, seal)
-            digest = roll_digest(self.opening)
+        """A member says how our epoch ends. Enough of them who say so alike are the proof."""
+        if msg.village != self.village.name or msg.voter not in self.village.of:
+            return
+        self._seals[msg.voter] = msg
+        sealed = self.village.is_majority(self._seals)
+        if sealed and not self.is_closed:
+            self._ask_which(ctx, msg.voter)
+        elif sealed:
+            digest = roll_digest(self.roll)
             signed = tuple(
-                Signature(one.voter, one.signature)
-                for one in sorted(self._seals.values(), key=lambda one: one.voter)
-                if one.village == former.name and one.digest == digest
+                Signature(voter, one.signature)
+                for voter, one in sorted(self._seals.items())
+                if one.digest == digest
             )
-            if former.is_majority(one.voter for one in signed):
-                self._prove(ctx, Opened(former.name, self.opening, signed))
-                self.former, self._seals = None, {}
+            if self.village.is_majority(one.voter for one in signed):
+                self.open_epoch(ctx, Opened(msg.village, self.roll, signed))
 
-    def _prove(self, ctx: Ctx, proof: Opened) -> None:
+    def open_epoch(self, ctx: Ctx, proof: Opened) -> None:
+        """It is proven that this roll ended our epoch: the next one begins."""
         epoch = proof.roll.epoch
         ctx.save(f"{OPENED}{epoch:016x}", encode(proof))
         if epoch > self.config.handovers:
             ctx.save(f"{OPENED}{epoch - self.config.handovers:016x}", None)
+        ctx.save(EPOCH, encode(proof.roll))
+        self.leave_epoch(ctx)
+        self._leader = None
+        self._begin(ctx, proof.roll, proof.roll)
+        self.wish_again(ctx)
 
     # Who was away asks.
 
@@ -185,6 +171,8 @@ class Epochs(History):
         self._seen = self.roll.position
         if others and (is_quiet or not self.inside):
             self._ask_which(ctx, ctx.rng.choice(others))
+        if self.is_closed:
+            self.seal(ctx)
         self.vouch_again(ctx)
         self.seek(ctx)
 
@@ -194,12 +182,10 @@ class Epochs(History):
         elif isinstance(msg, Opened) and msg.village == self.village.name:
             is_next = msg.roll.epoch == self.opening.epoch + 1 and msg.roll.opened == msg.roll.position
             if is_next and self.village.is_majority(one.voter for one in msg.signatures):
-                self._prove(ctx, msg)
-                if not self.is_closed:  # else we know already, and are about to go there
+                if not self.is_closed:
                     ctx.emit(MembersChanged(msg.roll.position, msg.roll.members))
-                    self.open_epoch(ctx, msg.roll)
-                    self.former = None
-                    self._ask_which(ctx, peer)
+                self.open_epoch(ctx, msg)
+                self._ask_which(ctx, peer)
 
     def on_failure(self, ctx: Ctx, key: Any, peer: PeerId, reason: str) -> None:
         if key != WHICH:
@@ -259,7 +245,7 @@ class Epochs(History):
     def on_timer(self, ctx: Ctx, key: Any) -> None:
         if key == OPEN:
             if self.is_closed:
-                self.open_epoch(ctx, self.roll)
+                self.seal(ctx)
         elif key == OBSERVE:
             ctx.set_timer(OBSERVE, self.config.observe)
             self.observe(ctx)

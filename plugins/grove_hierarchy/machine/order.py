@@ -158,7 +158,9 @@ class Order(Host[Any]):
             if not self.inside:
                 self.answered(id)
                 ctx.emit(Rejected(id, "this node is in no group of the hierarchy any more"))
-            elif wish is not None:
+            elif wish is None or wish.kind == CHANGE:
+                self.answered(id)  # one change was made; another one is for people to want
+            else:
                 self.ask_group(ctx, id, wish)
 
     def ask_group(self, ctx: Ctx, id: bytes, command: GroupCommand) -> None:

@@ -34,6 +34,7 @@ from grove_core.host import Envelope
 from grove_core.identity import peer_text
 from grove_core.machine import Event, PeerId, handles
 from grove_hierarchy.machine.epochs import Epochs
+from grove_hierarchy.machine.history import OPEN
 from grove_hierarchy.machine.order import LEADERS, Ctx, seated
 from grove_hierarchy.messages import (
     Accept,
@@ -67,6 +68,8 @@ class Trusting(Epochs):
         self._done: dict[bytes, None] = {}
         self._waiting: dict[bytes, Entry] = {}
         """Decided by the group and not yet ordered."""
+        self._overdue: dict[bytes, None] = {}
+        """Those that waited already when we last looked."""
         self._unseat()
 
     def _unseat(self) -> None:
@@ -78,6 +81,7 @@ class Trusting(Epochs):
         self._counted = 0  # positions of this epoch that the upper protocol here has told of in this life
         self._index = 0
         self._waiting.clear()
+        self._overdue = {}
         self._vouched_for: dict[PeerId, Leads] = {}
         self._upper_leader: PeerId = PeerId(b"")
         self._epoch = 0
@@ -91,6 +95,9 @@ class Trusting(Epochs):
         self._unseat()
         if known.position > self.roll.position:
             self.roll = known
+            self.is_closed = known.epoch > self.opening.epoch
+            if self.is_closed:
+                ctx.set_timer(OPEN, 0.0)
         first = tuple(sorted(group.members[0] for group in self.village.groups))
         voters = tuple(map(peer_text, first)) if ctx.me in first else ()
         self.host(ctx, self.above, seated(self.part(LEADERS), self.called(LEADERS), voters))
@@ -204,10 +211,17 @@ class Trusting(Epochs):
     # Down.
 
     def take(self, ctx: Ctx, entry: Entry) -> None:
+        self._ordered(entry)
+        super().take(ctx, entry)
+
+    def hand_over(self, ctx: Ctx, entry: Entry, *, again: bool = False) -> None:
+        self._ordered(entry)
+        super().hand_over(ctx, entry, again=again)
+
+    def _ordered(self, entry: Entry) -> None:
         """What is ordered is waited for no longer."""
         self._waiting.pop(entry.id, None)
         self._remember(self._done, entry.id)
-        super().take(ctx, entry)
 
     def _push(self, ctx: Ctx, entry: Entry) -> None:
         if self.group_leader != ctx.me:
@@ -270,8 +284,10 @@ class Trusting(Epochs):
             return
         if ctx.me not in self.upper or self._silences >= 2:
             self._ask_in(ctx)  # nobody asks us for anything: perhaps we lead no more
-        for entry in tuple(self._waiting.values()):
-            self._raise(ctx, entry)
+        for id in tuple(self._overdue):
+            if id in self._waiting:
+                self._raise(ctx, self._waiting[id])
+        self._overdue = dict.fromkeys(self._waiting)
 
     def _ask_in(self, ctx: Ctx) -> None:
         """Have the group tell the others that we lead it, or us that we do not."""
