@@ -325,7 +325,11 @@ class Commons(Machine[Any]):
         elif ask.refused >= ask.tries:
             self._answer(ctx, id, Impossible(f"refused for {waited}: {ask.reason or 'no reason given'}"))
         else:
-            self._answer(ctx, id, Unknown(f"no outcome within {waited}; no majority can be reached"))
+            self._answer(
+                ctx,
+                id,
+                Unknown(f"no outcome within {waited}; {ask.reason or 'no majority can be reached'}"),
+            )
 
     def _answer(self, ctx: Ctx, id: bytes, outcome: Outcome) -> None:
         """An ask ends, or one that was given up gets its outcome after all."""
