@@ -111,6 +111,42 @@ def test_the_loop_goes_on_while_the_disk_works_and_durable_comes_after(
     run(main)
 
 
+@pytest.mark.claim("store.group-commit")
+def test_what_is_put_while_the_disk_works_shares_the_next_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many turns a commit takes: one fsync for all of them, and the newest value of each key."""
+    gate = threading.Event()
+    batches: list[Batch] = []
+    commit = Records.commit
+
+    def slow(records: Records, batch: Batch) -> None:
+        gate.wait(10)
+        batches.append(dict(batch))
+        commit(records, batch)
+
+    monkeypatch.setattr(Records, "commit", slow)
+
+    async def main() -> None:
+        told: list[int] = []
+        store = Store(tmp_path, told.append)
+        numbers = [store.put("a", "first", b"0")]
+        for turn in range(20):
+            await asyncio.sleep(0)
+            numbers.append(store.put("a", f"key-{turn}", b"1"))
+            numbers.append(store.put("a", "every", b"%d" % turn))
+        assert told == []
+        gate.set()
+        await store.flush()
+        assert numbers == sorted(numbers)
+        assert told == [numbers[0], numbers[-1]]
+        assert store.load("a", "every") == b"19"
+        await store.close()
+
+    run(main)
+    assert [len(batch) for batch in batches] == [1, 21]
+
+
 def test_commits_are_synced_in_full(tmp_path: Path) -> None:
     async def main() -> None:
         store = Store(tmp_path)

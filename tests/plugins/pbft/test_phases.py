@@ -191,6 +191,7 @@ def test_the_primary_gives_a_request_the_next_number_once_that_is_durable() -> N
     assert effects[sends[0]].msg.seq == 1
 
 
+@pytest.mark.claim("pbft.batches")
 def test_requests_of_one_turn_share_a_batch_and_those_of_the_next_do_not_wait() -> None:
     """2n² messages a batch, whatever is in it; and a batch on its way keeps nobody waiting."""
     machine, ctx = replica(0)
