@@ -1,12 +1,14 @@
 """`make bench`: every benchmark after the other, ours beside its rivals, and docs/benchmarks.md.
 
-    python -m benchmarks [--rounds 5] [--scale 1.0]
+    python -m benchmarks [--section quic.py] [--rounds 5] [--scale 1.0]
 
-Whatever is given goes to each script. The page holds what was printed, and on what.
+Whatever else is given goes to each script. The page holds what was printed, and on what; sections that
+are not run now stay as they are.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -33,29 +35,53 @@ Written by `make bench`; do not edit. Both ends run on the machine named below, 
 one run; medians over the rounds, with the smallest and the largest. Ratios hold better than absolutes,
 and processor time better than either on a machine that others use too: it is then that the load average
 below is above the number of cores.
-
 """
+
+SECTION = "\n## "
+
+
+def sections() -> dict[str, str]:
+    """What the page holds, by title."""
+    if not PAGE.exists():
+        return {}
+    _, *parts = PAGE.read_text().split(SECTION)
+    return {title: text for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def write(done: dict[str, str]) -> None:
+    """The page, in the order of SCRIPTS."""
+    machine = f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}.\n"
+    parts = [f"{SECTION}{title}\n{done[title]}" for title in SCRIPTS.values() if title in done]
+    PAGE.write_text(f"{HEAD}\n{machine}{''.join(parts)}")
+
+
+def section(printed: str, command: str, busy: float) -> str:
+    """One benchmark's part. busy: the load average when it began."""
+    others = f"`{command}`. Load average of the five minutes before: {busy:.1f}."
+    return f"\n```\n{printed.strip()}\n```\n\n{others}\n"
 
 
 def main() -> int:
-    machine = f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"
-    parts = [HEAD, f"{machine}; `python -m benchmarks {' '.join(sys.argv[1:])}`".rstrip(" `") + "`.\n"]
-    failed = 0
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--section", action="append", help="only this entry of SCRIPTS")
+    arguments, rest = parser.parse_known_args()
+    done, failed = sections(), 0
     for command, title in SCRIPTS.items():
+        if arguments.section and command not in arguments.section:
+            continue
         script, *more = command.split()
         print(f"== {title}", flush=True)
         busy = os.getloadavg()[1]
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "benchmarks" / script), *more, *sys.argv[1:]],
+        ran = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / script), *more, *rest],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
-        print(done.stdout, flush=True)
-        others = f"Load average of the five minutes before: {busy:.1f}."
-        parts.append(f"\n## {title}\n\n```\n{done.stdout.strip()}\n```\n\n{others}\n")
-        failed += done.returncode != 0
-        PAGE.write_text("".join(parts))
+        print(ran.stdout, flush=True)
+        done[title] = section(ran.stdout, " ".join(["python benchmarks/" + command, *rest]), busy)
+        failed += ran.returncode != 0
+        write(done)
     print(f"wrote {PAGE.relative_to(ROOT)}")
     return 1 if failed else 0
 
