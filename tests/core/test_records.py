@@ -16,6 +16,7 @@ import pytest
 from grove_core.drive import records as records_module
 from grove_core.drive.promise import SLOT, Promise, PromiseFile
 from grove_core.drive.records import Batch, Records
+from tests.core.broken_disk import damage
 
 State = dict[tuple[str, str], bytes]
 PAGE = 4096
@@ -81,35 +82,6 @@ class Life:
         shutil.rmtree(before)
         (marked[0] / "records.sqlite").write_bytes(b"".join(pages))
         return marked[0]
-
-
-def damage(folder: Path, rng: Random) -> str:
-    """One fault of a disk; says which."""
-    names = ["records.sqlite-wal"] * 6 + ["records.sqlite", "promised"]
-    file = folder / rng.choice(names)
-    data = bytearray(file.read_bytes())
-    if not data:
-        return "nothing"
-    # A log that is overwritten in place ends in frames of its past: spoil what counts.
-    at = rng.randrange(len(data)) if rng.random() < 0.7 else rng.randrange(min(len(data), 20_000))
-    match rng.choice(("torn", "flipped", "garbage", "gone", "none")):
-        case "torn":
-            del data[at:]
-            what = f"{file.name} torn at {at}"
-        case "flipped":
-            data[at] ^= 1 << rng.randrange(8)
-            what = f"{file.name} has another bit at {at}"
-        case "garbage":
-            size = min(rng.choice((1, 512, 4096)), len(data) - at)
-            data[at : at + size] = rng.randbytes(size)
-            what = f"{file.name} has {size} bytes of garbage at {at}"
-        case "gone":
-            file.unlink()
-            return f"{file.name} is gone"
-        case _:
-            return "nothing"
-    file.write_bytes(data)
-    return what
 
 
 @pytest.mark.claim("store.knows-what-it-lost")

@@ -121,6 +121,11 @@ class State(Machine[RaftMessage]):
     def is_leader(self) -> bool:
         return self.standing == "leader"
 
+    @property
+    def forgot(self) -> bool:
+        """Whether records were lost and the group has not taken note yet: see `losses`."""
+        return self.log.is_damaged
+
     def commits_in_its_term(self) -> bool:
         """Whether an entry of this leader's own term is committed: only then is its commit index true."""
         return self.log.term_at(self.commit) == self.log.term
