@@ -196,7 +196,7 @@ class Etcd(Group):
             ]  # fmt: skip
             if timeout is not None:  # it wants five heartbeats in an election timeout
                 command += ["--election-timeout", f"{timeout * 1e3:.0f}"]
-                command += ["--heartbeat-interval", f"{timeout / 5 * 1e3:.0f}"]
+                command += ["--heartbeat-interval", f"{min(0.1, timeout / 5) * 1e3:.0f}"]
             self.members.append(Process(command, folder / f"etcd-{number}.log"))
             hand = [sys.executable, "-m", "benchmarks.etcd_voters", str(ports[number])]
             self.voters.append(Process(hand, folder / f"client-{number}.log"))

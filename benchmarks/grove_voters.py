@@ -137,7 +137,8 @@ class GroveRaft(Group):
     def settings(self) -> dict[str, Any]:
         if self.timeout is None:
             return {}
-        return {"plugins.raft.election_timeout": self.timeout, "plugins.raft.heartbeat": self.timeout / 3}
+        beat = min(0.1, self.timeout / 3)
+        return {"plugins.raft.election_timeout": self.timeout, "plugins.raft.heartbeat": beat}
 
 
 class GroveCommons(GroveRaft):

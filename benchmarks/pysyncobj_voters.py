@@ -129,7 +129,7 @@ class PySyncObj(Group):
         conf = dict(self.conf)
         if timeout is not None:  # it wants three appends in a timeout, and more than that
             conf |= {"raftMinTimeout": timeout, "raftMaxTimeout": 2 * timeout}
-            conf |= {"appendEntriesPeriod": timeout / 4, "connectionRetryTime": 1.0}
+            conf |= {"appendEntriesPeriod": min(0.1, timeout / 4), "connectionRetryTime": 1.0}
         for number in range(nodes):
             job = {
                 "number": number, "ports": ports, "journal": str(folder / f"{number}.journal"),
