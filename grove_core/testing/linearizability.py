@@ -7,6 +7,14 @@ linearizable exactly if each object's part is (Herlihy, Wing 1990).
 An operation whose outcome is unknown stays open for ever: it may have happened at any time after its
 call, or not at all. One that definitely failed is left out by whoever writes the history down. The
 search has a budget; a history too hard for it is "unknown", which is never a pass.
+
+Such operations are what makes histories hard, beside those that took long to answer: each may be
+nearly anywhere. What makes that rare:
+
+* An answered operation that fits and changes nothing may as well happen now: no choice.
+* Who must answer first is tried first, operations without an answer last.
+* Of these, one that does not change the state need not have happened; and neither need one without
+  which the very next operation would do the same: leaving it out leaves an order that explains as much.
 """
 
 from __future__ import annotations
@@ -71,61 +79,95 @@ def check(
 
 def check_object(operations: Sequence[Operation], step: Step, initial: Any, budget: int) -> Verdict:
     """The verdict on one object's history."""
-    # A list of calls and answers in order of time, answers of one moment after its calls, linked so
-    # that taking an operation out and putting it back are O(1). Place 0 is the head.
-    moments = [(op.call, 0, number) for number, op in enumerate(operations)]
-    moments += [(op.answer, 1, number) for number, op in enumerate(operations)]
-    moments.sort()
-    count = len(moments)
-    after = [*range(1, count + 1), 0]
-    before = [0, *range(count)]
-    call_at, answer_at = [0] * len(operations), [0] * len(operations)
-    whose = [0] * (count + 1)
-    is_call = [False] * (count + 1)
-    for place, (_, kind, number) in enumerate(moments, 1):
-        whose[place], is_call[place] = number, kind == 0
-        (call_at if kind == 0 else answer_at)[number] = place
-
-    def lift(number: int) -> None:
-        for place in (call_at[number], answer_at[number]):
-            after[before[place]] = after[place]
-            before[after[place]] = before[place]
-
-    def unlift(number: int) -> None:
-        for place in (answer_at[number], call_at[number]):
-            after[before[place]] = place
-            before[after[place]] = place
-
-    known = sum(1 for op in operations if op.answer < inf)
+    ops = sorted(operations, key=lambda op: (op.answer, op.call))
+    left = answered = sum(1 for op in ops if op.answer < inf)
+    # Answered operations in order of their answers, in a list linked so that taking one out and putting
+    # it back are O(1); place 0 is the head, operation n is at n + 1. Those without an answer follow.
+    after = [*range(1, answered + 1), 0]
+    before = [0, *range(answered)]
+    soonest = [inf] * (answered + 2)
+    """The earliest call from a place on."""
+    for place in range(answered, 0, -1):
+        soonest[place] = min(soonest[place + 1], ops[place - 1].call)
     state, done = initial, 0
-    seen = {(0, state)}
+    seen: set[Any] = set()
     stack: list[tuple[int, Any]] = []
+    """What was chosen: operation, and the state before it."""
     place = after[0]
-    while known:
+    while left:
         budget -= 1
         if budget < 0:
             return "unknown"
-        number = whose[place]
-        if place and is_call[place]:
-            op = operations[number]
-            fits, following = step(state, op.input, op.output, op.answer < inf)
+        limit = ops[after[0] - 1].answer  # by then one of those that are called by then has happened
+        # 1. Whoever fits and changes nothing may as well happen now.
+        if place == after[0]:
+            at = place
+            while at and soonest[at] <= limit:
+                op = ops[at - 1]
+                if op.call <= limit and step(state, op.input, op.output, True) == (True, state):
+                    break
+                at = after[at]
+            else:
+                at = 0
+            if at:
+                stack.append((at - 1, state))
+                done |= 1 << (at - 1)
+                after[before[at]], before[after[at]] = after[at], before[at]
+                left -= 1
+                place = after[0]
+                continue
+        # 2. Who must answer first is tried first; those without an answer last.
+        number = -1
+        while 0 < place <= answered:
+            if soonest[place] > limit:
+                place = 0
+                break
+            if ops[place - 1].call <= limit:
+                number = place - 1
+                break
+            place = after[place]
+        if number < 0:
+            place = max(place, answered + 1)
+            while place <= len(ops):
+                if ops[place - 1].call <= limit and not done >> (place - 1) & 1:
+                    number = place - 1
+                    break
+                place += 1
+        if number < 0:
+            while stack:
+                number, state = stack.pop()
+                done &= ~(1 << number)
+                at = number + 1
+                if number < answered:
+                    after[before[at]] = before[after[at]] = at
+                    left += 1
+                    op = ops[number]
+                    if step(state, op.input, op.output, True) == (True, state):
+                        continue  # nothing else was to be tried there
+                    place = after[at] or answered + 1
+                else:
+                    place = at + 1
+                break
+            else:
+                return "not linearizable"
+            continue
+        op = ops[number]
+        is_lost = number >= answered
+        fits, following = step(state, op.input, op.output, not is_lost)
+        if fits and following != state:
+            was_lost = bool(stack) and stack[-1][0] >= answered
             marked = done | 1 << number
-            if fits and (marked, following) not in seen:
-                seen.add((marked, following))
+            key = (marked, following, state) if is_lost else (marked, following)
+            idle = was_lost and step(stack[-1][1], op.input, op.output, not is_lost) == (True, following)
+            if key not in seen and not idle:
+                seen.add(key)
                 stack.append((number, state))
                 state, done = following, marked
-                lift(number)
-                known -= op.answer < inf
+                if not is_lost:
+                    at = number + 1
+                    after[before[at]], before[after[at]] = after[at], before[at]
+                    left -= 1
                 place = after[0]
-            else:
-                place = after[place]
-            continue
-        # An answer: its operation should have happened by now. Undo the last choice.
-        if not stack:
-            return "not linearizable"
-        number, state = stack.pop()
-        done &= ~(1 << number)
-        known += operations[number].answer < inf
-        unlift(number)
-        place = after[call_at[number]]
+                continue
+        place = (after[place] or answered + 1) if not is_lost else place + 1
     return "linearizable"

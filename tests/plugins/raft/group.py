@@ -12,7 +12,7 @@ from grove_raft import SPEC
 from grove_raft.config import Config
 from grove_raft.machine import Raft
 
-from grove_core.drive.virtual import Clock, Delay, Division, VirtualNode, World
+from grove_core.drive.virtual import Clock, Delay, VirtualNode, World
 from grove_core.events import (
     Committed,
     LeaderChanged,
@@ -207,13 +207,27 @@ class Group:
 
 
 class Clients:
-    """Random reads, writes and exchanges at all nodes, written down as a history."""
+    """Random reads, writes and exchanges, written down as a history.
 
-    def __init__(self, group: Group, rng: Random, rate: float, keys: int = 3) -> None:
+    loyal: the share that goes to a node which says it leads, as clients do; the rest goes anywhere.
+    most: how many to ask in all.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        rng: Random,
+        rate: float,
+        keys: int = 3,
+        loyal: float = 0.0,
+        most: float = inf,
+    ) -> None:
         self.group = group
         self.rng = rng
         self.rate = rate
         self.keys = keys
+        self.loyal = loyal
+        self.most = most
         self.open: dict[bytes, tuple[str, tuple[Any, ...], float]] = {}
         self.history: list[Operation] = []
         self._count = 0
@@ -221,14 +235,14 @@ class Clients:
         self._next()
 
     def _next(self) -> None:
-        if not self.is_stopped:
+        if not self.is_stopped and self._count < self.most:
             world = self.group.world
             world.at(world.now + self.rng.expovariate(self.rate), self._ask)
 
     def _ask(self) -> None:
         self._next()
         rng, world = self.rng, self.group.world
-        node = rng.choice(self.group.nodes)
+        node = self._where()
         if not node.alive or not self.group.raft(node).log.group:
             return
         self._count += 1
@@ -247,6 +261,13 @@ class Clients:
         handle.machine.failed = self._failed
         handle.call(lambda machine, ctx: machine.ask(ctx, id, key, input))
 
+    def _where(self) -> VirtualNode:
+        if self.loyal and self.rng.random() < self.loyal:
+            leading = [node for node in self.group.alive if self.group.raft(node).is_leader]
+            if leading:  # more than one may say so
+                return self.rng.choice(leading)
+        return self.rng.choice(self.group.nodes)
+
     def _done(self, id: bytes, output: Any) -> None:
         asked = self.open.pop(id, None)
         if asked is not None:
@@ -264,77 +285,3 @@ class Clients:
             if input != ("read",)
         ]
         return self.history + lost
-
-
-class Storm:
-    """Faults at random times: crashes that lose what was not saved, cuts, divisions, clogs, slow disks.
-
-    A majority may be down at a time, but every node comes back. amnesia: who crashes loses all its
-    records, which Raft does not survive: the negative control.
-    """
-
-    def __init__(self, group: Group, rng: Random, every: float, amnesia: bool = False) -> None:
-        self.group = group
-        self.rng = rng
-        self.every = every
-        self.amnesia = amnesia
-        self.divisions: list[Division] = []
-        self.is_over = False
-        self._next()
-
-    def _next(self) -> None:
-        world = self.group.world
-        world.at(world.now + self.rng.expovariate(1 / self.every), self._strike)
-
-    def _strike(self) -> None:
-        if self.is_over:
-            return
-        self._next()
-        rng, world, nodes = self.rng, self.group.world, self.group.nodes
-        leader = self.group.leader()
-        kind = rng.random()
-        one = leader if leader is not None and rng.random() < 0.5 else rng.choice(nodes)
-        other = rng.choice(nodes)
-        if kind < 0.30:
-            if one.alive:
-                world.crash(one)
-                if self.amnesia:
-                    one.disk.clear()
-                world.restart(one, at=rng.choice((0.0, 0.05, 0.3, 1.0)))
-        elif kind < 0.50:
-            sides = [rng.randrange(2) for _ in nodes]
-            if rng.random() < 0.4:  # one alone
-                sides = [int(node is one) for node in nodes]
-            division = world.divide(sides, one_way=rng.random() < 0.4)
-            self.divisions.append(division)
-            world.at(world.now + rng.expovariate(2.0), lambda: self._reunite(division))
-        elif kind < 0.70:
-            if one is not other:
-                world.cut(one, other, one_way=rng.random() < 0.5)
-                world.at(world.now + rng.expovariate(2.0), lambda: world.mend(one, other))
-        elif kind < 0.85:
-            if one is not other:
-                world.clog(one, other)
-                world.at(world.now + rng.expovariate(3.0), lambda: world.unclog(one, other))
-        elif kind < 0.95:
-            world.disk = rng.choice((0.0005, 0.001, 0.02, 0.1))
-        elif one.peer in other.links and other.peer in one.links:
-            world.reset(one, other)
-
-    def _reunite(self, division: Division) -> None:
-        if division in self.divisions:
-            self.divisions.remove(division)
-            self.group.world.reunite(division)
-
-    def end(self) -> None:
-        """Heal everything; whoever is down comes back within a second."""
-        self.is_over = True
-        world = self.group.world
-        world.disk = 0.001
-        world.mend()
-        for division in tuple(self.divisions):
-            self._reunite(division)
-        for a in self.group.nodes:
-            for b in self.group.nodes:
-                if a is not b:
-                    world.unclog(a, b)

@@ -201,31 +201,25 @@ class SnapshotsWithoutMembers(Raft):
         super().install(ctx, Snapshot(snapshot.index, snapshot.term, members, snapshot.state))
 
 
-MUTANTS: dict[type[Raft], dict[str, Any]] = {
-    ForgetsItsVote: {},
-    VotesTwice: {},
-    VotesForShorterLogs: {},
-    AcknowledgesWithoutSaving: {},
-    ReadsWithoutAsking: {},
-    ReadsBeforeItsFirstCommit: {"reads": "index"},
-    ReadsAnywhere: {},
-    ChangesMembersBeforeItsFirstCommit: {},
-    FollowersCommitPastTheAppend: {"changes": 0, "append_entries": 1, "every": 0.06, "rate": 80.0},
-    InstallsOldSnapshots: {"trailing": 0},
-    CountsLearners: {},
-    CountsMessages: {},
-    SnapshotsWithoutMembers: {"trailing": 0, "changes": 12},
-}
-"""Each bug, and the circumstances that give it a chance."""
-
-RARE: tuple[type[Raft], ...] = (
+MUTANTS: tuple[type[Raft], ...] = (
+    ForgetsItsVote,
+    VotesTwice,
+    VotesForShorterLogs,
+    CountsMessages,
+    AcknowledgesWithoutSaving,
     CommitsOldTermsByCounting,
-    ChangesMembersAtOnce,
+    FollowersCommitPastTheAppend,
     CutsAPrefix,
     CountsAcksOfEarlierTerms,
+    CountsLearners,
     CountsOneHalf,
+    ChangesMembersAtOnce,
+    ChangesMembersBeforeItsFirstCommit,
+    InstallsOldSnapshots,
+    SnapshotsWithoutMembers,
+    ReadsWithoutAsking,
+    ReadsBeforeItsFirstCommit,
+    ReadsAnywhere,
     LeasesBeyondReason,
     RestartsWithoutPatience,
 )
-"""Bugs that need so rare a meeting of faults that storms did not find them in hundreds of seeds:
-test_traps.py stages each."""

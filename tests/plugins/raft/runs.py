@@ -1,4 +1,4 @@
-"""One random run of a Raft group under faults, named by its seed."""
+"""One random run of a Raft group in the weather that its seed draws."""
 
 from __future__ import annotations
 
@@ -7,88 +7,88 @@ from typing import Any
 
 from grove_raft.machine import Raft
 
+from grove_core.drive.virtual import VirtualNode
+from grove_core.events import LeaderChanged
 from grove_core.testing import linearizability
-from tests.plugins.raft.group import Clients, Group, Storm
+from tests.plugins.raft.group import Clients, Group
+from tests.plugins.raft.storm import Storm, Weather
 
 
 class Violation(AssertionError):
     """A run went wrong. Names the seed and how to run it again."""
 
 
+class Run:
+    """What a run was and how it ended; verdict: of the clients' history."""
+
+    def __init__(self, group: Group, clients: Clients) -> None:
+        self.group = group
+        self.clients = clients
+        self.verdict: linearizability.Verdict = "unknown"
+
+
 def run(
     seed: int,
     build: type[Raft] = Raft,
     *,
-    seconds: float = 5.0,
-    amnesia: bool = False,
-    changes: int = 4,
-    every: float | None = None,
+    seconds: float = 10.0,
     nodes: int | None = None,
+    amnesia: bool = False,
     live: bool = True,
-    rate: float = 40.0,
     **config: Any,
-) -> Group:
-    """Run a group of 3 or 5 through a storm, with clients and changes of members; then let it heal.
+) -> Run:
+    """Run a group through a storm of so many virtual seconds, then let it heal.
 
-    Raises Disagreement, Violation or SimulationError. live: also demand that it comes to life again.
+    nodes: how many found the group; None: as the seed draws, as everything else.
+    live: also demand that it comes to life again. config: in place of what was drawn.
+    Raises Disagreement, Violation or SimulationError.
     """
     rng = Random(f"raft storm {seed}")
-    nodes = nodes or rng.choice((3, 3, 5))
-    strangers = 2 if changes and rng.random() < 0.5 else 0
-    drift = rng.choice((0.0, 0.0, 0.02))
+    weather = Weather(rng)
     group = Group(
-        nodes,
+        nodes or weather.nodes,
         seed=seed,
-        strangers=strangers,
-        snapshot_every=rng.choice((0, 10, 30)),
+        strangers=weather.strangers,
+        snapshot_every=weather.snapshot_every,
         build=build,
-        rates=(1.0 - drift, 1.0 + drift, 1.0) if drift else (),
-        **{
-            "delay": rng.choice((0.001, 0.005, 0.02)),
-            "disk": rng.choice((0.0005, 0.001, 0.01)),
-            "trailing": rng.choice((0, 5)),
-            "append_entries": rng.choice((1, 4, 1024)),
-            "reads": rng.choice(("index", "index", "lease")),
-            **config,
-        },
+        rates=weather.rates,
+        delay=weather.delay,
+        disk=weather.disk,
+        **{**weather.config, **config},
     )
-    clients = Clients(group, rng, rate)
-    storm = Storm(group, rng, every=every or rng.choice((0.1, 0.25, 0.6)), amnesia=amnesia)
-    if strangers:
-        for _ in range(changes):
-            group.world.at(rng.uniform(0.3, seconds), lambda: _change(group, rng))
-    for _ in range(rng.choice((0, 2))):
-        group.world.at(rng.uniform(0.3, seconds), lambda: _hand_over(group, rng))
+    group.world.sinks.append(lambda node, event: _leases_end(group, node, event))
+    clients = Clients(group, rng, weather.rate, weather.keys, weather.loyal)
+    storm = Storm(group, rng, weather, amnesia)
     group.run(seconds)
     storm.end()
     clients.is_stopped = True
     group.run(0.5)
+    done = Run(group, clients)
     if live:
         _comes_to_life(group)
-    verdict = linearizability.check(clients.finished(), budget=50_000)
-    if verdict == "not linearizable":
+    done.verdict = linearizability.check(clients.finished(), budget=BUDGET)
+    if done.verdict == "not linearizable":
         raise Violation(f"seed {seed}: the history is not linearizable")
-    group.verdict = verdict  # type: ignore[attr-defined]
-    return group
+    return done
 
 
-def _change(group: Group, rng: Random) -> None:
-    leader = group.leader()
-    if leader is not None:
-        peers = [node.peer for node in group.nodes]
-        voters = tuple(rng.sample(peers, rng.choice((1, 3, min(5, len(peers))))))
-        rest = [peer for peer in peers if peer not in voters]
-        learners = tuple(rng.sample(rest, min(len(rest), rng.randrange(2))))
-        group.call(leader, lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
+BUDGET = 50_000
+"""Steps of the linearizability checker per key."""
 
 
-def _hand_over(group: Group, rng: Random) -> None:
-    leader = group.leader()
-    if leader is not None:
-        others = [peer for peer in group.raft(leader).log.members.voters if peer != leader.peer]
-        if others:
-            target = rng.choice(others)
-            group.call(leader, lambda machine, ctx: machine.transfer(ctx, target))
+def _leases_end(group: Group, node: VirtualNode, event: Any) -> None:
+    """§6.4.1: nobody takes office while another would answer reads from its lease."""
+    if type(event) is not LeaderChanged or event.leader != node.peer:
+        return
+    for other in group.alive:
+        raft = group.raft(other)
+        if other is node or not raft.is_leader or raft.config.reads != "lease":
+            continue
+        if group.call(other, lambda machine, ctx: machine.may_read(ctx) and machine.has_lease(ctx)):
+            raise Violation(
+                f"seed {group.world.seed}, t = {group.world.now:.6f} s: node {node.index} leads term "
+                f"{event.epoch} while node {other.index} has a lease in term {raft.log.term}"
+            )
 
 
 def _comes_to_life(group: Group) -> None:
