@@ -70,6 +70,7 @@ def _last_line(report: pytest.TestReport) -> str:
 def main() -> int:
     file, into = sys.argv[1:3]
     os.environ["GROVE_FULL"] = "1"
+    os.environ.setdefault("GROVE_KEEP", str(ROOT / ".claims"))  # see tests/sim/kept.py
     os.chdir(ROOT)
     return int(pytest.main(["-q", "-p", "no:cacheprovider", file], plugins=[Ledger(Path(into))]))
 

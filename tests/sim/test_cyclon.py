@@ -22,6 +22,7 @@ from tests.sim import published
 from tests.sim.apart import apart
 from tests.sim.epidemic import DELAY, SOON, Views, at_rest, by_crash, by_fanout, of_all, theory
 from tests.sim.graphs import average_path, clustering, random_views, undirected
+from tests.sim.kept import over
 from tests.sim.paper import FULL, SEEDS, Measured, Paper, curve, seeds, told
 
 NODES = 10_000 if FULL else 2_000
@@ -105,7 +106,7 @@ def acked(paper: Paper, failed: float) -> Acked:
 
 @pytest.fixture(scope="module")
 def villages() -> list[Seed]:
-    return [measured(seed) for seed in SEEDS]
+    return over(SEEDS, measured)
 
 
 def test_the_theory_is_the_references_table() -> None:

@@ -23,6 +23,7 @@ from tests.sim import published
 from tests.sim.apart import apart
 from tests.sim.eager import EAGER
 from tests.sim.graphs import average_path, clustering, component_shares, random_regular, reached_from
+from tests.sim.kept import over
 from tests.sim.paper import FULL, HOP, NODES, SEEDS, STABLE, Measured, Paper, curve, seeds, told
 
 NOTICED = 0.5  # seconds from a crash to the reset of its links: a flood has ended by then
@@ -175,7 +176,7 @@ def senders_only(paper: Paper, failed: float) -> list[float]:
 
 @pytest.fixture(scope="module")
 def villages() -> list[Seed]:
-    return [measured(seed) for seed in SEEDS]
+    return over(SEEDS, measured)
 
 
 def percent(values: Sequence[float]) -> list[float]:

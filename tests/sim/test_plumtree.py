@@ -19,6 +19,7 @@ import pytest
 from grove_core.testing import part
 from tests.sim import published
 from tests.sim.apart import apart
+from tests.sim.kept import over
 from tests.sim.paper import (
     CYCLE,
     FULL,
@@ -192,7 +193,7 @@ def crashed(paper: Paper, failed: float) -> list[float]:
 
 @pytest.fixture(scope="module")
 def villages() -> list[Seed]:
-    return [measured(seed) for seed in SEEDS]
+    return over(SEEDS, measured)
 
 
 # At rest

@@ -17,6 +17,7 @@ from grove_core.testing import part
 from tests.sim import published
 from tests.sim.apart import apart
 from tests.sim.epidemic import DELAY, Views, at_rest, by_crash, by_fanout, theory
+from tests.sim.kept import over
 from tests.sim.paper import FULL, SEEDS, Measured, Paper, curve, seeds, told
 
 NODES = 10_000 if FULL else 500
@@ -55,7 +56,7 @@ def measured(seed: int) -> Seed:
 
 @pytest.fixture(scope="module")
 def villages() -> list[Seed]:
-    return [measured(seed) for seed in SEEDS]
+    return over(SEEDS, measured)
 
 
 @pytest.mark.claim("gossip.18-scamp")
