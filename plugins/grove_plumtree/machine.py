@@ -24,6 +24,7 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from grove_core.errors import LocalProtocolError
@@ -98,7 +99,7 @@ class Plumtree(Machine[PlumtreeMessage]):
         self.config = config
         self.eager: dict[PeerId, None] = {}
         self.lazy: dict[PeerId, None] = {}
-        self.lazy_queue: dict[PeerId, list[Announcement]] = {}
+        self.lazy_queue: dict[PeerId, tuple[Announcement, ...]] = {}
         """Announcements that wait for the next IHAVE, by whom they are for."""
         self.missing: dict[bytes, Missing] = {}
         self.promises: dict[PeerId, int] = {}
@@ -213,24 +214,27 @@ class Plumtree(Machine[PlumtreeMessage]):
             self.lazy[peer] = None
 
     def _lazy_push(self, ctx: Ctx, announcement: Announcement, sender: PeerId | None) -> None:
-        if not self.config.ihave_interval:
+        peers = [peer for peer in self.lazy if peer != sender]
+        if self.config.ihave_interval:
+            self._announce(ctx, peers, (announcement,))
+        else:
             ihave = IHave((announcement,))
-            for peer in self.lazy:
-                if peer != sender:
-                    ctx.send(peer, ihave)
-            return
-        for peer in self.lazy:
-            if peer != sender:
-                self._announce(ctx, peer, announcement)
+            for peer in peers:
+                ctx.send(peer, ihave)
 
-    def _announce(self, ctx: Ctx, peer: PeerId, announcement: Announcement) -> None:
-        """Queue an announcement for whom it is owed to now, whatever the link becomes meanwhile."""
-        queue = self.lazy_queue.setdefault(peer, [])
-        queue.append(announcement)
-        if len(queue) >= MAX_IHAVE:
-            ctx.send(peer, IHave(tuple(queue)))
-            del self.lazy_queue[peer]
-        elif not self._is_dispatching:
+    def _announce(self, ctx: Ctx, peers: Iterable[PeerId], news: tuple[Announcement, ...]) -> None:
+        """Queue announcements for whom they are owed to now, whatever the links become meanwhile."""
+        queues = self.lazy_queue
+        for peer in peers:
+            queue = queues.get(peer)
+            if queue is None:
+                queues[peer] = news
+            elif len(queue) + len(news) <= MAX_IHAVE:
+                queues[peer] = queue + news
+            else:
+                ctx.send(peer, IHave(queue))
+                queues[peer] = news
+        if queues and not self._is_dispatching:
             self._is_dispatching = True
             ctx.set_timer(DISPATCH, self.config.ihave_interval or CATCH_UP_DELAY)
 
@@ -240,9 +244,8 @@ class Plumtree(Machine[PlumtreeMessage]):
         queues, self.lazy_queue = self.lazy_queue, {}
         ihave = IHave(())
         for peer, queue in queues.items():
-            announcements = tuple(queue)
-            if announcements != ihave.announcements:
-                ihave = IHave(announcements)
+            if queue != ihave.announcements:
+                ihave = IHave(queue)
             ctx.send(peer, ihave)
 
     # Algorithm 2: tree repair.
@@ -340,8 +343,9 @@ class Plumtree(Machine[PlumtreeMessage]):
         if self.config.catch_up:
             recent = self.received.since(ctx.now - self.config.catch_up)[:MAX_IHAVE]
             # Always through the queue: the peer may not count us as its neighbour yet.
-            for mid, gossip in reversed(recent):
-                self._announce(ctx, peer, Announcement(mid, gossip.round))
+            news = tuple([Announcement(mid, gossip.round) for mid, gossip in reversed(recent)])
+            if news:
+                self._announce(ctx, (peer,), news)
 
     @handles(NeighborDown)
     def on_neighbor_down(self, ctx: Ctx, event: NeighborDown) -> None:

@@ -41,6 +41,7 @@ class VirtualContext:
         "handlers",
         "held_back",
         "index",
+        "links",
         "machine",
         "me",
         "node",
@@ -55,6 +56,7 @@ class VirtualContext:
         self.world = world
         self.node = node
         self.slot = slot
+        self.links = node.links
         self.index = slot.index
         self.machine = slot.machine
         self.me = node.peer
@@ -90,7 +92,7 @@ class VirtualContext:
         return b""
 
     def terms(self, peer: PeerId) -> Terms:
-        end = self.node.links.get(peer)
+        end = self.links.get(peer)
         if end is None:
             return Terms()
         other = end.counterparts[self.index]
@@ -106,7 +108,7 @@ class VirtualContext:
             self.held_back.append((VirtualContext.send, peer, msg))
             return
         world = self.world
-        end = self.node.links.get(peer)
+        end = self.links.get(peer)
         if end is None:
             world.visit(self, peer, msg)
             return
@@ -140,7 +142,7 @@ class VirtualContext:
         if target is None:
             world.push(world.now, acts.fail, self, exchange, "unreachable")
             return
-        setup = 0.0 if peer in self.node.links else world.setup(self.node, target)
+        setup = 0.0 if peer in self.links else world.setup(self.node, target)
         after = world.arrival(self, target, setup + world.delay(self.node.index, target.index), msg)
         if after is not None:
             world.push(after, acts.ask, self, exchange, (target, msg))
@@ -168,7 +170,7 @@ class VirtualContext:
         if self.held_back is not None:
             self.held_back.append((VirtualContext.disconnect, peer, reason))
             return
-        end = self.node.links.get(peer)
+        end = self.links.get(peer)
         if end is not None and self in end.link.held:
             end.link.held.remove(self)
             if not end.link.held:
