@@ -10,7 +10,7 @@ view begins at 0 again.
 Rules:
 1. Anybody may leave, and step down from voter to observer, by its own request; any member brings in an
    observer. A promotion, or somebody else's exit or demotion, wants sponsors: the same request by f + 1
-   voters, so that a correct one is among them.
+   voters, so that a correct one is among them. A voter renews itself: nothing changes but the number.
 2. At one switch at most max(1, f) voters come or go; what is left waits for the next checkpoint. So the
    members that stay are a quorum of those before, and hand the state over.
 3. There is always a voter; never more than 512. Who is asked to be promoted must be an observer by then.
@@ -26,7 +26,8 @@ from grove_core.machine import PeerId
 from grove_pbft.messages import MAX_LEARNERS, MAX_VOTERS, Change, Membership, Sponsored
 from grove_pbft.quorum import faults
 
-ACTS: Final = ("join", "exit", "promote", "demote")
+RENEW: Final = "renew"
+ACTS: Final = ("join", "exit", "promote", "demote", RENEW)
 MAX_WAITING: Final = 256
 """Changes that are agreed and wait for a checkpoint."""
 MAX_SPONSORED: Final = 32
@@ -49,6 +50,8 @@ def ask(
     refusal = _refusal(now, changes)
     if refusal:
         return now, refusal
+    if any(change.act == RENEW and change in now.waiting for change in changes):
+        return now, "the renewal is waiting already"
     if not all(one.act == "join" or (one.act != "promote" and one.peer == client) for one in changes):
         if client not in now.voters:
             return now, "only voters can ask for what concerns others"
@@ -63,20 +66,24 @@ def ask(
 
 
 def switch(now: Membership, every: int) -> Membership:
-    """The membership from the checkpoint `now.switch` on. The number is one more if the voters
-    changed."""
+    """The membership from the checkpoint `now.switch` on. The number is one more if the voters changed,
+    or one was renewed."""
     voters, learners = list(now.voters), list(now.learners)
     left = max(1, faults(len(voters)))
     waiting = list(now.waiting)
+    is_renewed = False
     while waiting:
         change = waiting[0]
-        costs = change.act in ("promote", "demote") or (change.act == "exit" and change.peer in voters)
+        costs = change.act in ("promote", "demote", RENEW) or (
+            change.act == "exit" and change.peer in voters
+        )
         if costs and not left:
             break
         left -= costs
+        is_renewed |= change.act == RENEW and change.peer in voters
         _apply(waiting.pop(0), voters, learners)
     at = now.switch
-    is_new = tuple(voters) != now.voters
+    is_new = is_renewed or tuple(voters) != now.voters
     return Membership(
         number=now.number + is_new,
         voters=tuple(voters),
@@ -124,8 +131,8 @@ def _refusal_of(voters: list[PeerId], learners: list[PeerId], changes: tuple[Cha
             return "who exits is no member"
         if act == "promote" and peer not in learners:
             return "who is promoted is no observer"
-        if act == "demote" and peer not in voters:
-            return "who is demoted is no voter"
+        if act in ("demote", RENEW) and peer not in voters:
+            return f"who is {act}{'ed' if act == RENEW else 'd'} is no voter"
         if act in ("exit", "demote") and voters == [peer]:
             return "the last voter cannot go"
         _apply(change, voters, learners)

@@ -239,7 +239,8 @@ class Membership(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One member's step: "join" (becomes observer), "exit", "promote" (observer to voter), "demote"."""
+    """One member's step: "join" (becomes observer), "exit", "promote" (observer to voter), "demote", or
+    "renew"."""
 
     act: Annotated[str, Meta(max_length=8)]
     peer: Member

@@ -57,6 +57,10 @@ class ClientTable:
         self._rows[client] = (highest, bits)
         return True
 
+    def highest(self, client: PeerId) -> int:
+        """The highest number executed of a client; -1 if none was."""
+        return self._rows.get(client, (-1, 0))[0]
+
     def forget(self, client: PeerId) -> None:
         """A client is no member any more."""
         self._rows.pop(client, None)

@@ -7,6 +7,7 @@
     transfer.py      §4.3, §5.3  catching up
     views.py         §4.4  view changes
     groups.py        consensus and observer groups, changing
+    losses.py        a replica whose disk forgot
     reads.py         §5.1.3  reads
 
 Left to others: signatures (the driver checks `messages.proofs` before a message comes here), connections,
@@ -73,6 +74,7 @@ class Pbft(Reads):
         view and the numbers it had voted on."""
         self.membership = Membership(0, self.first_voters or (ctx.me,), self.first_learners)
         self.configuration = Configuration(self.group, 0, self.membership.voters)
+        self.load_loss(ctx)
         self.load_number(ctx)
         self.is_replaying = True
         self._replay(ctx)
@@ -87,7 +89,7 @@ class Pbft(Reads):
         self.hold_connections(ctx)
         ctx.set_timer(OBSERVE, self.config.observe)
         ctx.set_timer(RECONNECT, self.config.reconnect)
-        if self.executed or self.view:
+        if self.executed or self.view or self.loss:
             self.catch_up(ctx)
             self.ask_view(ctx)
         if self.is_changing and self.is_voter(ctx):

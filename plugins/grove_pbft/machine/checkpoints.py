@@ -109,7 +109,8 @@ class Checkpoints(Ordering):
         root = self.root()
         digest = root_digest(root)
         self.roots[seq] = digest
-        if not self.is_replaying and before.rank.get(ctx.me) is not None and not self.is_diverged:
+        is_heard = before.rank.get(ctx.me) is not None and not self.is_diverged and not self.loss
+        if is_heard and not self.is_replaying:
             signature = ctx.sign(statement(CHECKPOINT, before.name, 0, seq, digest))
             self.checkpoints.setdefault(seq, Votes()).add(ctx.me, 0, digest, signature)
             msg = Checkpoint(before.name, seq, digest, ctx.me, signature)

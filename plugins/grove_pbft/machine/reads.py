@@ -17,7 +17,7 @@ from typing import Any, Final
 from grove_core.events import ReadAsked, ReadReady, Rejected
 from grove_core.machine import PeerId, Token, handles
 from grove_pbft.config import Config
-from grove_pbft.machine.groups import Groups
+from grove_pbft.machine.losses import Losses
 from grove_pbft.machine.replica import Ctx
 from grove_pbft.messages import READ, AskPrepared, Batch, Certificate, Nothing, PreparedUpTo, Request
 
@@ -34,7 +34,7 @@ class Reading:
         self.target: int | None = None
 
 
-class Reads(Groups):
+class Reads(Losses):
     """ReadAsked → ReadReady."""
 
     def __init__(self, config: Config) -> None:

@@ -78,12 +78,19 @@ class Replica(Machine[PbftMessage]):
         """Executing what is on our own disk: nothing is sent or saved."""
         self.is_diverged = False
         """A quorum certified another history than ours: we are wrong, and do not vote."""
+        self.loss = b""
+        """Names a loss of records, as long as it keeps us silent (`losses`)."""
 
     # Who is who.
 
     def is_voter(self, ctx: Ctx) -> bool:
         """Whether this node's votes count now."""
-        return ctx.me in self.configuration.rank and not self.is_diverged
+        return ctx.me in self.configuration.rank and not self.is_diverged and not self.loss
+
+    @property
+    def forgot(self) -> bool:
+        """Whether this replica is silent, since it may have signed what it does not know of."""
+        return bool(self.loss)
 
     def is_member(self, peer: PeerId) -> bool:
         """Whether a peer decides or listens now."""

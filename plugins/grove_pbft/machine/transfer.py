@@ -108,7 +108,7 @@ class Transfer(Checkpoints):
         self._seen = self.executed
         self._quiet = self._quiet + 1 if is_quiet else 0
         is_open = max(self.slots, default=0) > self.executed  # something began, and may have ended
-        listens = ctx.me not in self.configuration.rank
+        listens = ctx.me not in self.configuration.rank or bool(self.loss)
         if is_quiet and (listens or is_open or self.is_changing or self._quiet % SELDOM == 1):
             self.catch_up(ctx)
 
@@ -197,7 +197,8 @@ class Transfer(Checkpoints):
                 return
             slot.committed = certificate
             self.keep_batch(ctx, seq, certificate.digest, decided.batch)
-            if ctx.me not in self.configuration.rank and certificate.view > self.view:
+            listens = ctx.me not in self.configuration.rank or self.loss
+            if listens and certificate.view > self.view:
                 self.view = certificate.view  # an observer knows the primary from what it decided
             self.execute(ctx)
         if seq > self.executed:

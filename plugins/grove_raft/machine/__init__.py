@@ -57,6 +57,8 @@ class Raft(Proposals):
         if not log.group and founders is not None:
             log.found(ctx, *founders)
         self._life = int.from_bytes(ctx.load("life") or b"", "big") + 1
+        if log.is_damaged:  # the count of lives may be an old one, and ids must not come again
+            self._life = ctx.rng.getrandbits(62)
         ctx.save("life", self._life.to_bytes(8, "big"))
         self.commit = self.applied = log.snapshot.index
         if log.term:

@@ -141,7 +141,7 @@ class Group:
         """So many strikes, each of them a minority at one moment."""
         rng = self.rng
         self.until(lambda: all(one.is_ready for one in self.members))
-        for _ in range(kills):
+        for strike in range(kills):
             self.listen(rng.expovariate(1 / 0.2))
             size = rng.randint(1, self.tolerated)
             self.until(lambda size=size: self._away() <= self.tolerated - size or self._away() == size)
@@ -153,7 +153,7 @@ class Group:
                 victim.kill()
                 self.met["kills"] += 1
             for victim in victims:
-                if rng.random() < 0.6:
+                if rng.random() < 0.6 or not strike:
                     fault = damage(victim.folder, rng)
                     self.faults[" ".join(fault.split()[:3])] += fault != "nothing"
             self.met["strikes"] += 1

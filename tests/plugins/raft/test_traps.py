@@ -32,7 +32,7 @@ from grove_raft.messages import (
 )
 
 from grove_core.events import Committed, ReadReady, Rejected, Restored, SnapshotTaken
-from grove_core.machine import PeerId
+from grove_core.machine import LOST, PeerId
 from grove_core.multibase import base58
 from grove_core.testing import Recorder, peer
 from grove_core.testing.recorder import Emit, Save, Send
@@ -415,6 +415,13 @@ def test_a_damaged_log_neither_votes_nor_counts_until_the_group_took_note() -> N
     assert answer[1].loss == b""
     again.ctx.advance(5)
     assert again.get(C, RequestVote, 5, 9, 9)[0][1].granted
+
+
+def test_who_forgot_gives_no_id_twice() -> None:
+    before = Stage(records={})
+    again = Stage(records={LOST: b"1"}, now=10.0)
+    assert before.raft.new_id(before.ctx) != again.raft.new_id(again.ctx)
+    assert again.raft.log.is_damaged
 
 
 def test_who_forgot_is_counted_only_when_the_group_took_note() -> None:
