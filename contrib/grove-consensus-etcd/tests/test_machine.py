@@ -9,16 +9,18 @@ import grove_consensus_etcd
 import msgspec
 import pytest
 from grove_consensus_etcd import SPEC
-from grove_consensus_etcd.api import Done, Failed
+from grove_consensus_etcd.api import Done, Failed, Put, Txn
 from grove_consensus_etcd.config import Config
+from grove_consensus_etcd.events import Asked
 from grove_consensus_etcd.layout import Layout
+from grove_consensus_etcd.machine import Etcd as Machine
 from grove_consensus_etcd.testing.model import Etcd, Model
 from grove_consensus_etcd.testing.town import Town
 
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Committed, LeaderChanged, ReadReady, Rejected, Restored, SnapshotTaken
 from grove_core.specs import Part
-from grove_core.testing import Village
+from grove_core.testing import Recorder, Village, peer
 from grove_core.testing.conformance.protocol import ProtocolConformance
 from grove_core.testing.purity import assert_pure
 
@@ -146,6 +148,27 @@ def test_a_read_comes_after_every_commit_agreed_on_before_it_was_asked(town: Tow
     (answer,) = [event for event in told if isinstance(event, ReadReady) and event.id == id]
     before = told[: told.index(answer)]
     assert b"first" in [event.command for event in before if isinstance(event, Committed)]
+
+
+@pytest.mark.claim("etcd.reads")
+def test_a_look_that_was_under_way_answers_no_read_that_was_asked_later() -> None:
+    """Its transaction may have been carried out before the read was asked."""
+    machine, ctx = Machine(Config()), Recorder(peer(1))
+    machine.on_start(ctx)
+    machine.linked(ctx)
+    page, look = [event for event in ctx.emitted() if isinstance(event, Asked)]
+    later = machine.read(ctx)
+    machine.answered(ctx, page.number, Done(7, 5, True, ((), (), ())))
+    machine.answered(ctx, look.number, Done(7, 5, True, ((), (), ())))
+    assert not [event for event in ctx.emitted() if isinstance(event, ReadReady)]
+    ctx.fire(machine, "look")
+    (own,) = [event for event in ctx.emitted() if isinstance(event, Asked) and _reads(event)]
+    machine.answered(ctx, own.number, Done(7, 6, True, ((), (), ())))
+    assert [event.id for event in ctx.emitted() if isinstance(event, ReadReady)] == [later]
+
+
+def _reads(asked: Asked) -> bool:
+    return isinstance(asked.request, Txn) and not asked.request.conditions
 
 
 def test_reads_of_one_moment_share_one_look(town: Town) -> None:
@@ -351,8 +374,6 @@ def test_another_cluster_is_not_believed_in_this_life_nor_in_the_next(town: Town
 
 
 def test_what_strangers_write_below_our_prefix_is_passed_over_everywhere(town: Town) -> None:
-    from grove_consensus_etcd.api import Put, Txn
-
     for key in (b"junk", b"/", b"x/y", b"x" * 5000, b"\xff/00"):
         town.etcd.model.do(Txn(then=(Put(b"/grove/log/" + key, b"?"),)))
     town.nodes[0].consensus.propose(b"x")
@@ -365,8 +386,6 @@ def test_what_strangers_write_below_our_prefix_is_passed_over_everywhere(town: T
 
 
 def test_a_command_that_somebody_changed_breaks_the_log(town: Town) -> None:
-    from grove_consensus_etcd.api import Put, Txn
-
     town.nodes[0].consensus.propose(b"x")
     town.run_for(1.0)
     (key,) = [key for key in town.etcd.model.keys if b"/log/" in key]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import msgspec
+
 from grove_consensus_etcd.machine import Etcd as Machine
 from grove_consensus_etcd.testing.model import Etcd
 from grove_core.drive.virtual import VirtualNode, World
@@ -19,14 +21,22 @@ class Town:
     """Some nodes of one world and their etcd, with all events written down."""
 
     def __init__(
-        self, count: int = 3, seed: int = 0, parts: tuple[Part, ...] = (), bad: Any = None, **config: Any
+        self,
+        count: int = 3,
+        seed: int = 0,
+        parts: tuple[Part, ...] = (),
+        bad: Any = None,
+        build: type[Machine] = Machine,
+        **config: Any,
     ) -> None:
         self.world = World(seed=seed, delay=0.005)
         self.agreement = Agreement(self.world)
         self.etcd = Etcd(self.world, seed, **(bad or {}))
         self.events: list[tuple[int, Event]] = []
         self.world.sinks.append(lambda node, event: self.events.append((node.index, event)))
-        self.parts = (*parts, part("etcd", **{"probe": 0.5, "stall": 0.5, **config}))
+        own = part("etcd", **{"probe": 0.5, "stall": 0.5, **config})
+        own = Part(msgspec.structs.replace(own.spec, build=build), own.config)
+        self.parts = (*parts, own)
         self.nodes = [self.world.add(self.parts, at=0.01 * n) for n in range(count)]
         for node in self.nodes:
             self.world.at(0.1, lambda node=node: self.etcd.join(node))  # type: ignore[misc]
