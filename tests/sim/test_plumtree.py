@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from grove_core.specs import Part
 from grove_core.testing import part
 from tests.sim import published
 from tests.sim.apart import apart
@@ -67,7 +68,7 @@ class Seed(msgspec.Struct):
 
     tree: Tree
     growing: list[float]
-    """Redundancy of a broadcast a cycle from the first cycle on."""
+    """Redundancy of a broadcast a cycle from the first cycle on, as the paper's nodes repair."""
     even: dict[str, LastHop]
     """Over links that take the same time, by who sends."""
     uneven: dict[str, LastHop]
@@ -84,7 +85,7 @@ class Seed(msgspec.Struct):
 def measured(seed: int) -> Seed:
     """A stabilised village, and every experiment on a copy of it."""
     tree = part("plumtree", ihave_interval=0.0)
-    growing = apart(lambda: grow(Paper(tree, seed=seed, cycles=0)))
+    growing = apart(lambda: grow(tree, seed))
     paper = Paper(tree, seed=seed, cycles=STABLE)
     reliability, churn = apart(lambda: churned(paper))
     return Seed(
@@ -117,7 +118,10 @@ def formed(paper: Paper) -> Tree:
     return tree
 
 
-def grow(paper: Paper) -> list[float]:
+def grow(tree: Part, seed: int) -> list[float]:
+    """The authors' nodes filled a slot that a DISCONNECT freed in the next cycle only."""
+    membership = part("hyparview", shuffle_interval=CYCLE, save_delay=0.0, refill="cycle")
+    paper = Paper(tree, seed=seed, cycles=0, membership=membership)
     found = []
     sender = paper.someone()
     for _ in range(5):
