@@ -28,7 +28,7 @@ from tests.sim.paper import FULL, SEEDS, Measured, Paper, curve, seeds, told
 NODES = 10_000 if FULL else 2_000
 CYCLES = 50 if FULL else 16  # the paper's 50; the fewer the nodes, the sooner their views are mixed
 MESSAGES = (
-    {0.1: 10, 0.2: 20, 0.3: 20, 0.4: 40, 0.5: 60, 0.6: 100, 0.7: 300, 0.8: 50, 0.9: 50, 0.95: 50}
+    {0.1: 10, 0.2: 20, 0.3: 20, 0.4: 40, 0.5: 150, 0.6: 200, 0.7: 300, 0.8: 50, 0.9: 50, 0.95: 50}
     if FULL
     else {0.5: 120, 0.7: 400}
 )
