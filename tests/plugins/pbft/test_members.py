@@ -135,7 +135,24 @@ def test_random_changes_keep_groups_apart_and_numbers_ascending() -> None:
                 now = members.switch(now, 8)
                 assert not set(now.voters) & set(now.learners), f"seed {seed}"
                 assert now.voters, f"seed {seed}"
-                assert (now.voters != before.voters) == (now.number == before.number + 1)
+                renewed = [one.peer for one in before.waiting if one.act == members.RENEW]
+                assert now.number - before.number in (0, 1), f"seed {seed}"
+                if now.voters != before.voters:
+                    assert now.number > before.number, f"seed {seed}"
+                elif now.number > before.number:
+                    assert set(renewed) & set(now.voters), f"seed {seed}"
+
+
+def test_a_voter_renews_itself_and_nothing_changes_but_the_number() -> None:
+    now = start()
+    now, what = ask(now, P[1], Change("renew", P[1]), sponsors=2)
+    assert what == members.WAITING
+    assert ask(now, P[1], Change("renew", P[1]), sponsors=2)[1] == "the renewal is waiting already"
+    later = members.switch(now, 8)
+    assert (later.voters, later.learners) == (now.voters, now.learners)
+    assert (later.number, later.base, later.switch) == (now.number + 1, now.switch, 0)
+    assert ask(later, P[0], Change("renew", P[1]), sponsors=2)[1] == members.SPONSORED
+    assert "no voter" in ask(later, P[4], Change("renew", P[4]), sponsors=2)[1]
 
 
 # In a group
