@@ -2,8 +2,9 @@
 
 Everything that touches keys is a `Txn`, reads too: a read-only transaction is linearizable, and
 several keys are then read as of one revision (etcd API guarantees). Not so one without any operation:
-etcd takes that for serializable, and a member that lags answers with an old revision (3.4.23). Names are etcd's but for `end`
-(range_end), `created` (create_revision) and `modified` (mod_revision).
+etcd takes that for serializable, and a member that lags answers with an old revision (3.4.23).
+
+Names are etcd's but for `end` (range_end), `created` (create_revision) and `modified` (mod_revision).
 
 A range is [key, end), or key alone if end is empty.
 """
