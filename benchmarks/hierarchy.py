@@ -99,7 +99,7 @@ def wanted(regimes: Sequence[str], sizes: Sequence[int]) -> Iterator[Wanted]:
                 for group in sorted(set(groups)):
                     if nodes // group >= 2:
                         yield regime, nodes, TRUSTING, group, 0, seed
-                if regime == "wan" and nodes in CERTIFIED_SIZES:
+                if regime == "wan" and nodes in CERTIFIED_SIZES and seed == 1:
                     yield regime, nodes, CERTIFIED, 4 if nodes < 20 else 10, 0, seed
 
 

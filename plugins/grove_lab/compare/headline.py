@@ -33,7 +33,9 @@ def regime(scenario: Scenario, seeds: int = 0, *, links: str = "", time: str = "
     """
     told = [f"{scenario.nodes:,} nodes", links] if links else _world(scenario)
     told += [
-        f"{_size(one.size)} × {one.rate:g}/s" + (" proposals" if one.kind == "propose" else "")
+        f"{_size(one.size)} × {one.rate:g}/s"
+        + (" proposals" if one.kind == "propose" else "")
+        + (f", {one.count:,} in all" if one.count else "")
         for one in scenario.workloads.values()
     ] or ["nothing published"]
     told.append(
@@ -51,12 +53,17 @@ def _world(scenario: Scenario) -> list[str]:
         "constant": f"links of {_ms(net.delay)} ms",
         "uniform": f"links of {_ms(net.low)}-{_ms(net.high)} ms",
         "regions": f"regions of {net.geography}",
+        "clusters": f"clusters of {net.cluster}, {_ms(net.near)} ms inside and {_ms(net.delay)} between",
     }[net.latency]
     told = [f"{scenario.nodes:,} nodes", links]
     if net.uplink:
         told.append(f"uplinks of {_size(net.uplink)}/s")
     if net.loss:
         told.append(f"{net.loss:.2%} loss")
+    if scenario.cpu.verify:
+        told.append(f"{1e6 * scenario.cpu.verify:g} µs a signature")
+    if scenario.cpu.shared:
+        told.append("all on one core")
     return told
 
 
