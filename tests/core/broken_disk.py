@@ -10,7 +10,7 @@ def damage(folder: Path, rng: Random) -> str:
     """One fault of a disk; says which."""
     names = ["records.sqlite-wal"] * 6 + ["records.sqlite", "promised"]
     file = folder / rng.choice(names)
-    data = bytearray(file.read_bytes())
+    data = bytearray(file.read_bytes()) if file.exists() else bytearray()
     if not data:
         return "nothing"
     # A log that is overwritten in place ends in frames of its past: spoil what counts.

@@ -157,6 +157,8 @@ class Group:
                     fault = damage(victim.folder, rng)
                     self.faults[" ".join(fault.split()[:3])] += fault != "nothing"
             self.met["strikes"] += 1
+            if strike % 25 == 24:
+                print(dict(self.met), flush=True)
             self.listen(rng.choice((0.0, 0.0, 0.1, 0.5)))
             for victim in victims:
                 victim.begin()

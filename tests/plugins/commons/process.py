@@ -3,8 +3,8 @@
     python -m tests.plugins.commons.process '{"number": 0, "ports": [...], …}'
 
 The agents are careless: they submit whatever happened to their claim. One line of JSON per thing
-that happened goes to the file `events` in the data folder, which outlives the process. A line
-"apart" or "together" on standard input cuts the node off from the others, and undoes it.
+that happened goes to the file `events` in the data folder, which outlives the process. The others
+are dialled through the wires of `wires.py` only, so that these can be cut.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import os
 import random
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ def make(job: dict[str, Any]) -> Node:
     peers = [peer_text(identity(other).peer) for other in range(len(ports))]
     others = [
         f"/ip4/127.0.0.1/tcp/{port}/p2p/{peers[other]}"
-        for other, port in enumerate(ports)
+        for other, port in enumerate(job["through"])
         if other != number
     ]
+    around = [f"/ip4/127.0.0.1/tcp/{port}" for port in ports if port != ports[number]]
     return Node.from_profile(
         "validator",
         data=job["data"],
@@ -45,6 +45,8 @@ def make(job: dict[str, Any]) -> Node:
         set={
             "node.listen": [f"/ip4/127.0.0.1/tcp/{ports[number]}"],
             "node.peers": others,
+            "node.announce": ["/ip4/127.0.0.1/tcp/1"],
+            "limits.denied": [*around, "/ip4/127.0.0.1/tcp/1"],
             "roles.transport": ["tcp"],
             "roles.membership": [],
             "roles.broadcast": [],
@@ -110,36 +112,10 @@ class Worker:
         await listening  # until the process is ended: the others need its vote
 
 
-async def obey(node: Node, others: list[Any]) -> None:
-    """Cut the node off, and undo it, as standard input says."""
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    cutting: asyncio.Task[None] | None = None
-
-    async def cut() -> None:
-        """Whatever connection comes up is closed at once."""
-        while True:
-            for peer in others:
-                with suppress(GroveError):
-                    node.disconnect(peer, "apart")
-            await asyncio.sleep(0.002)
-
-    while line := await reader.readline():
-        if line == b"apart\n" and cutting is None:
-            cutting = asyncio.create_task(cut())
-        elif line == b"together\n" and cutting is not None:
-            cutting.cancel()
-            cutting = None
-
-
 async def main(job: dict[str, Any]) -> None:
     async with make(job) as node:
         print("started", flush=True)
-        others = [identity(other).peer for other in range(len(job["ports"])) if other != job["number"]]
-        obeying = asyncio.create_task(obey(node, others))
         await Worker(node, job).run()
-        await obeying
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Claims between real processes over TCP and Raft, with `kill -9`, SIGSTOP and cut connections.
+"""Claims between real processes over TCP and Raft, with `kill -9`, SIGSTOP and cut wires.
 
 Issue 4, acceptance 5. GROVE_FULL=1: 5 nodes, 50 agents, 1,000 tasks, and misfortune all the while.
 """
@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.commons.wires import Wires
+
 FULL = os.environ.get("GROVE_FULL") == "1"
 NODES, AGENTS, TASKS = (5, 10, 1000) if FULL else (3, 4, 36)
 LEASE = 1.0  # s
@@ -30,36 +32,32 @@ BOUND = 600.0 if FULL else 60.0  # s; the small one takes about 8 on an idle mac
 class Process:
     """A node with its agents, over all its lives."""
 
-    def __init__(self, number: int, ports: list[int], data: Path) -> None:
+    def __init__(self, number: int, wires: Wires, data: Path) -> None:
         self.job = {
-            "number": number, "ports": ports, "data": str(data / str(number)),
+            "number": number, "ports": wires.ports, "through": wires.through[number],
+            "data": str(data / str(number)),
             "tasks": TASKS, "agents": AGENTS, "lease": LEASE, "work": WORK,
         }  # fmt: skip
-        self.is_stopped = self.is_apart = self.has_finished = False
         self.lives = 0
         self.begin()
 
+    @property
+    def number(self) -> int:
+        return int(str(self.job["number"]))
+
     def begin(self) -> None:
-        self.is_stopped = self.is_apart = self.has_finished = False
+        self.is_stopped = self.has_finished = False
         self.lives += 1
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.plugins.commons.process", json.dumps(self.job)],
-            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(how)
         self.process.wait()
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.close()
         self.process.stdout.close()
-
-    def say(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word.encode() + b"\n")
-        self.process.stdin.flush()
 
     def events(self) -> list[dict[str, Any]]:
         file = Path(str(self.job["data"])) / "events"
@@ -76,11 +74,16 @@ def free_ports(count: int) -> list[int]:
 
 
 class Trouble:
-    """One node at a time is killed, stopped or cut off, and comes back. Moved by `move`."""
+    """One misfortune at a time, and its end. Moved by `move`.
 
-    def __init__(self, processes: list[Process], rng: random.Random) -> None:
-        self.processes, self.rng = processes, rng
-        self.done: dict[str, int] = {"killed": 0, "stopped": 0, "apart": 0}
+    A node is killed, stopped, cut off, or only one way: it hears nobody, or nobody hears it; or all are
+    in two parts.
+    """
+
+    def __init__(self, processes: list[Process], wires: Wires, rng: random.Random) -> None:
+        self.processes, self.wires, self.rng = processes, wires, rng
+        kinds = ("killed", "stopped", "cut off", "deaf", "mute", "in two parts")
+        self.done: dict[str, int] = dict.fromkeys(kinds, 0)
         self.victim: Process | None = None
         self.at = time.monotonic() + 1.5
 
@@ -105,28 +108,34 @@ class Trouble:
             victim.process.send_signal(signal.SIGSTOP)
             victim.is_stopped = True
         else:
-            victim.say("apart")
-            victim.is_apart = True
+            everybody = range(len(self.processes))
+            one = {victim.number}
+            if kind == "in two parts":
+                one = set(self.rng.sample(everybody, len(everybody) // 2))
+            out = [(x, y) for x in one for y in everybody if y not in one]
+            back = [(y, x) for x, y in out]
+            self.wires.cut(out * (kind != "deaf") + back * (kind != "mute"))
 
     def relieve(self, victim: Process) -> None:
         if victim.is_stopped:
             victim.process.send_signal(signal.SIGCONT)
             victim.is_stopped = False
-        elif victim.is_apart:
-            victim.say("together")
-            victim.is_apart = False
-        else:
+        elif victim.process.returncode is not None:
             victim.begin()
+        else:
+            self.wires.mend()
 
 
 @pytest.mark.claim("commons.processes")
-def test_killed_stopped_and_cut_off_no_old_token_is_accepted_and_every_task_finishes() -> None:
+def test_killed_stopped_and_cut_off_no_old_token_is_accepted_and_every_task_finishes(
+    record_property: Any,
+) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed} (of the misfortunes; the rest is real)")
-    ports = free_ports(NODES)
+    wires = Wires(free_ports(NODES))
     with tempfile.TemporaryDirectory(prefix="grove-") as folder:
-        processes = [Process(number, ports, Path(folder)) for number in range(NODES)]
-        trouble = Trouble(processes, random.Random(seed))
+        processes = [Process(number, wires, Path(folder)) for number in range(NODES)]
+        trouble = Trouble(processes, wires, random.Random(seed))
         began = time.monotonic()
         try:
             while not all(one.has_finished for one in processes):
@@ -145,11 +154,12 @@ def test_killed_stopped_and_cut_off_no_old_token_is_accepted_and_every_task_fini
             for one in processes:
                 if one.process.poll() is None:
                     one.end()
+            wires.close()
         took = time.monotonic() - began
-        verdict(processes, trouble, took)
+        record_property("measured", verdict(processes, trouble, took))
 
 
-def verdict(processes: list[Process], trouble: Trouble, took: float) -> None:
+def verdict(processes: list[Process], trouble: Trouble, took: float) -> str:
     """From what all nodes heard, life by life, and what all agents were told."""
     granted: dict[str, dict[int, str]] = {}
     done: dict[str, tuple[int, str]] = {}
@@ -171,7 +181,11 @@ def verdict(processes: list[Process], trouble: Trouble, took: float) -> None:
         assert event["token"] == done[event["task"]][0], "accepted with the token it was done with"
     refused = sum(event["event"] == "refused" for event in told)
     lost = sum(event["event"] == "claim_lost" for event in told)
-    print(
+    measured = (
         f"{TASKS} tasks by {NODES * AGENTS} agents in {took:.1f} s; {trouble.done}; "
-        f"{sum(map(len, granted.values()))} claims, {refused} results refused, {lost} claims lost"
+        f"{sum(map(len, granted.values()))} claims, {refused} results refused, {lost} claims lost, "
+        f"0 accepted with an old token; {trouble.wires.carried >> 20} MiB over wires cut "
+        f"{trouble.wires.cuts} times"
     )
+    print(measured)
+    return measured

@@ -95,7 +95,7 @@ async def write(node: Node, key: str, first: int) -> None:
             await asyncio.sleep(0.02)
         else:
             say("ack", key, value)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
 
 
 async def main(job: dict[str, Any]) -> None:
