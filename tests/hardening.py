@@ -1,9 +1,10 @@
 """`make fuzz`: the long runs against hostile input, and docs/hardening.md.
 
-    python -m tests.hardening [--fuzz 100000] [--kills 200]
+    python -m tests.hardening [--fuzz 100000] [--kills 200] [--strikes 500]
 
 Every test that mutates inputs makes as many as asked for and fails on any error but the declared one;
-then `benchmarks/hostile.py` attacks a whole node. The page holds what came out, with what it ran on.
+then groups of real processes are struck, and `benchmarks/hostile.py` attacks a whole node. The page holds
+what came out, with what it ran on.
 """
 
 from __future__ import annotations
@@ -91,6 +92,22 @@ identify | `plugins.libp2p.ping_streams`, `plugins.libp2p.identify_streams` |
 """
 
 
+STRUCK = """
+## kill -9 of minorities, on disks that forget
+
+`tests/plugins/raft/test_kills.py`, `tests/plugins/pbft/test_kills.py`: real processes write without
+end; at random moments a random minority is killed, also while it is coming back. In most of the folders,
+before the next life, the database, its log or the promise beside it is torn, flipped, overwritten or
+removed (`tests/core/broken_disk.py`). Every life says what a linearizable read finds; at the end
+everybody does. A loss is noticed when the store finds that something promised is missing; the member then
+counts for nothing until the group has taken note of it (docs/decisions/0014).
+
+| group | strikes | kills | disk faults | losses noticed | writes promised | lost | slowest return, s |
+|---|---|---|---|---|---|---|---|
+{table}
+"""
+
+
 def decoders(output: str, inputs: int) -> tuple[str, int]:
     """The table of decoders out of pytest's report, and how many of them failed."""
     rows, failed = [], 0
@@ -117,6 +134,24 @@ def kills(output: str) -> str:
     )
 
 
+def struck(output: str) -> str:
+    """What the tests of `kill -9` of minorities printed."""
+    rows = []
+    for group in ("Raft, 5 members", "PBFT, 4 replicas"):
+        mark = group.split(",")[0].lower()
+        found = re.search(
+            rf"^{mark}: (\d+) strikes, (\d+) kills, (\d+) disk faults, (\d+) losses .*?, (\d+) writes "
+            r"acknowledged, (\d+) lost; slowest return ([\d.]+) s",
+            output,
+            re.M,
+        )
+        cells = (
+            " | ".join(f"{float(one):,g}" for one in found.groups()) if found else "not run, or failed"
+        )
+        rows.append(f"| {group} | {cells} |")
+    return STRUCK.format(table="\n".join(rows))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fuzz", type=int, default=100_000, help="inputs per decoder (100000)")
@@ -124,6 +159,8 @@ def main() -> int:
     parser.add_argument(
         "--fuzzed", type=Path, help="read pytest's report from here instead of running it"
     )
+    parser.add_argument("--strikes", type=int, default=500, help="kill -9 of minorities (500)")
+    parser.add_argument("--struck", type=Path, help="read pytest's report of these from here likewise")
     parser.add_argument("--attacked", type=Path, help="read the table of attacks from here likewise")
     given = parser.parse_args()
     if given.fuzzed:
@@ -139,9 +176,18 @@ def main() -> int:
     else:
         attacks = _said([sys.executable, str(ROOT / "benchmarks" / "hostile.py")], dict(os.environ))
     attacks = "\n".join(line for line in attacks.splitlines() if line.startswith("|"))
+    if given.struck:
+        strikes = given.struck.read_text()
+    else:
+        command = [sys.executable, "-m", "pytest", "-q", "-s"]
+        full = os.environ | {"GROVE_FULL": "1"}
+        times = {"GROVE_KILLS": str(given.strikes)}
+        raft = _said([*command, "tests/plugins/raft/test_kills.py"], full | times)
+        pbft = _said([*command, "tests/plugins/pbft/test_kills.py"], full)
+        strikes = raft + pbft
     machine = f"\n{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}.\n"
     told = PEERS.format(cores=os.cpu_count(), table=attacks)
-    PAGE.write_text(HEAD + machine + table + kills(output) + told)
+    PAGE.write_text(HEAD + machine + table + kills(output) + struck(strikes) + told)
     print(f"wrote {PAGE.relative_to(ROOT)}")
     return 1 if failed else 0
 

@@ -39,7 +39,7 @@ def strike(kind: str, nodes: int, tolerated: int, kills: int, record_property: A
         f"0 lost; slowest return {group.slowest:.1f} s"
     )
     record_property("measured", measured)
-    print(f"{measured}; {time.monotonic() - began:.0f} s; {dict(group.faults)}")
+    print(f"{kind}: {measured}; {time.monotonic() - began:.0f} s; {dict(group.faults)}")
     return group
 
 
