@@ -37,6 +37,7 @@ from benchmarks.rounds import Table
 from benchmarks.voters import VALUE, Group
 
 OUTSTANDING = (1, 16, 256)
+MEASURES = {"rate": "commits/s", "p50": "p50 ms", "p99": "p99 ms", "cpu": "CPU ms/commit"}
 RIVALS: tuple[type[Group], ...] = (
     GroveRaft, GroveCommons, GroveDoor, Etcd, PySyncObj, Unbatched, Flushed,
 )  # fmt: skip
@@ -83,16 +84,14 @@ async def puts(rivals: Sequence[type[Group]], arguments: argparse.Namespace) -> 
                     await group.start()
                     for outstanding in OUTSTANDING:
                         said = await group.load(outstanding, arguments.seconds)
-                        for measure, unit in (
-                            ("rate", "commits/s"), ("p50", "p50 ms"), ("p99", "p99 ms"),
-                            ("cpu", "CPU ms/commit"),
-                        ):  # fmt: skip
-                            table.add(f"{outstanding:3} outstanding: {unit}", rival.name, said[measure])
+                        for measure, unit in MEASURES.items():
+                            row = f"{outstanding:3} outstanding: {unit}"
+                            table.add(row, rival.label(), said[measure])
                 finally:
                     await group.stop()
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
     table.figures = dict(sorted(table.figures.items(), key=lambda item: item[0]))
-    table.print([rival.name for rival in rivals])
+    table.print([rival.label() for rival in rivals])
     middle = statistics.median(syncs)
     print(f"\nfdatasync of 300 B: median {middle:.2f} ms ({min(syncs):.2f} to {max(syncs):.2f})")
     promises(rivals)
@@ -107,7 +106,7 @@ def promises(rivals: Sequence[type[Group]]) -> None:
 async def failover(rivals: Sequence[type[Group]], arguments: argparse.Namespace) -> None:
     """A group of each rival lives through all trials, and they take turns."""
     for timeout in TIMEOUTS:
-        gaps: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+        gaps: dict[str, list[float]] = {rival.label(): [] for rival in rivals}
         with tempfile.TemporaryDirectory(prefix="grove-", dir=arguments.folder) as folder:
             groups = []
             for rival in rivals:
@@ -119,18 +118,15 @@ async def failover(rivals: Sequence[type[Group]], arguments: argparse.Namespace)
                     await group.start()
                 for _ in range(arguments.trials):
                     for group in random.sample(groups, len(groups)):
-                        gaps[group.name].append(await group.fail_over())
+                        gaps[group.label()].append(await group.fail_over())
             finally:
                 for group in groups:
                     await group.stop()
-        print(
-            f"\nkill -9 of the leader of {arguments.nodes}, T = {timeout:g} s, {arguments.trials} trials:"
-        )
-        print("seconds without commits")
+        trials = f"T = {timeout:g} s, {arguments.trials} trials"
+        print(f"\nseconds without commits after kill -9 of the leader of {arguments.nodes}, {trials}")
         for name, found in gaps.items():
-            print(
-                f"{name:20} median {statistics.median(found):.3f}  ({min(found):.3f} to {max(found):.3f})"
-            )
+            span = f"({min(found):.3f} to {max(found):.3f})"
+            print(f"{name:27} median {statistics.median(found):.3f}  {span}")
 
 
 def main() -> None:

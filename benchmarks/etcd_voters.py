@@ -177,6 +177,7 @@ class Etcd(Group):
     """Members, and a client process beside each; the one beside the leader puts."""
 
     name = "etcd"
+    promise = "fsync"
     durability = "fdatasync before every acknowledgement (its WAL); no encryption between members"
     place = "another process, at the leader: gRPC Put"
 

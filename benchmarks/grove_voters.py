@@ -118,6 +118,7 @@ class GroveRaft(Group):
     """The application of the leading node proposes."""
 
     name = "grove raft"
+    promise = "fsync"
     durability = DURABLE
     place = "in the leader's process: node.consensus.propose until Committed"
     protocol = "raft"

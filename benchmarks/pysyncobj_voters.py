@@ -118,6 +118,7 @@ class PySyncObj(Group):
     """As it comes."""
 
     name = "pysyncobj"
+    promise = "no sync"
     durability = "journal file, never flushed: lost in a power cut; no encryption"
     place = "in the leader's process: a replicated method until its callback"
     conf: ClassVar[dict[str, Any]] = {}
@@ -154,6 +155,7 @@ class Flushed(Unbatched):
     """What a durable journal would cost it."""
 
     name = "pysyncobj flushed"
+    promise = "msync"
     durability = "journal flushed (msync) after each entry, which we added; votes not; no encryption"
     flush = True
 

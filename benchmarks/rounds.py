@@ -108,14 +108,14 @@ class Table:
 
     def print(self, rivals: Sequence[str]) -> None:
         print(f"\n{self.title}: median (smallest to largest), ratio to {rivals[0]}")
-        width = max(map(len, self.figures))
+        width, name = max(map(len, self.figures)), max(14, *map(len, rivals))
         for measure, by_rival in self.figures.items():
             base = statistics.median(by_rival[rivals[0]])
             for index, rival in enumerate(rival for rival in rivals if rival in by_rival):
                 values = by_rival[rival]
                 middle = statistics.median(values)
                 print(
-                    f"{measure if index == 0 else '':{width}}  {rival:14} {middle:12,.2f}"
+                    f"{measure if index == 0 else '':{width}}  {rival:{name}} {middle:12,.2f}"
                     f"  ({min(values):,.2f} to {max(values):,.2f})  x{middle / base if base else 0:.2f}"
                 )
 

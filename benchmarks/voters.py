@@ -176,7 +176,10 @@ class Group:
     """Voters 0 … n - 1. A kind of group says how its processes are started, and who leads."""
 
     name = ""
+    promise = ""
+    """In a word, what an acknowledged command survives: stands beside each figure."""
     durability = ""
+    """The same in a sentence."""
     place = ""
     """Where the proposer stands."""
 
@@ -184,6 +187,11 @@ class Group:
         """timeout: T, the election timeout drawn from [T, 2T) s; None: its defaults."""
         self.nodes, self.folder, self.timeout = nodes, folder, timeout
         self.voters: list[Process] = []
+
+    @classmethod
+    def label(cls) -> str:
+        """As in the table."""
+        return f"{cls.name} [{cls.promise}]"
 
     @classmethod
     def missing(cls) -> str:
