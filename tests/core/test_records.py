@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
+import msgspec
 import pytest
 
 from grove_core.drive import records as records_module
@@ -84,19 +87,20 @@ class Life:
         return marked[0]
 
 
-@pytest.mark.claim("store.knows-what-it-lost")
-def test_what_was_lost_is_known_and_what_is_left_is_one_past_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cases = max(100, int(os.environ.get("GROVE_KILLS", "150")))
-    seed = int(os.environ.get("GROVE_SEED", SystemRandom().randrange(1 << 32)))
-    print(f"GROVE_KILLS={cases} GROVE_SEED={seed}")
+def _carelessly(path: Path, connect: Any = records_module._connect) -> sqlite3.Connection:
+    connection: sqlite3.Connection = connect(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def spoil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int, seed: int) -> dict[str, int]:
+    """One store, killed in so many cases, each followed by one fault; what was met. AssertionError."""
     monkeypatch.setattr(records_module, "COPY_EVERY", 200_000)
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # what the kernel has is what we look at
+    monkeypatch.setattr(records_module, "_connect", _carelessly)
     rng = Random(seed)
     met = {"whole": 0, "older": 0, "damaged": 0, "begun anew": 0}
     life = Life(tmp_path, rng)
-    life.records._writer.execute("PRAGMA synchronous = OFF")
     for case in range(cases):
         for _ in range(rng.randrange(1, 12)):
             life.write()
@@ -125,8 +129,56 @@ def test_what_was_lost_is_known_and_what_is_left_is_one_past_moment(
             once_more.close()
         shutil.rmtree(folder)
     life.records.close()
+    return met
+
+
+@pytest.mark.claim("store.knows-what-it-lost")
+def test_what_was_lost_is_known_and_what_is_left_is_one_past_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    cases = max(100, int(os.environ.get("GROVE_KILLS", "150")))
+    seed = int(os.environ.get("GROVE_SEED", SystemRandom().randrange(1 << 32)))
+    print(f"GROVE_KILLS={cases} GROVE_SEED={seed}")
+    met = spoil(tmp_path, monkeypatch, cases, seed)
+    record_property("measured", f"{cases} folders: {met}")
     print(met)
     assert min(met["whole"], met["older"]) > cases // 20, met
+
+
+def _ignore_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What every store on SQLite does."""
+    read = PromiseFile.read
+
+    def blind(file: PromiseFile) -> Promise | None:
+        kept = read(file)
+        return kept and msgspec.structs.replace(kept, turn=0)
+
+    monkeypatch.setattr(PromiseFile, "read", blind)
+
+
+def _ignore_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Promise, "is_broken_by", lambda self, salt, found: False)
+
+
+def _ignore_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "_sum", lambda *row: 0)
+
+
+@pytest.mark.claim("store.knows-what-it-lost")
+@pytest.mark.parametrize("ignore", [_ignore_the_promise, _ignore_copies, _ignore_sums])
+def test_a_store_that_ignores_one_of_its_signs_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    ignore(monkeypatch)
+    for seed in range(20):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        try:
+            spoil(folder, monkeypatch, 100, seed)
+        except AssertionError as error:
+            print(f"seed {seed}: {str(error).splitlines()[0]}")
+            return
+    pytest.fail("20 stores and 2,000 faults found nothing")
 
 
 def test_without_the_promise_a_damaged_tail_would_go_unnoticed(tmp_path: Path) -> None:
