@@ -291,6 +291,7 @@ class Checkpoints(Ordering):
         root = snapshot.root
         self.executed, self.index, self.history = root.seq, root.index, root.history
         self.clients = ClientTable.of(snapshot.clients)
+        self.drop_executed(ctx)
         self.membership = root.membership
         self.candidate, self.body = None, b""
         self.floor = root.seq

@@ -235,6 +235,14 @@ class Clients(Replica):
             else:
                 del self._held[request.client]
 
+    def drop_executed(self, ctx: Ctx) -> None:
+        """After a state: what it stands for waits for nothing, here or elsewhere."""
+        for entry in list(self.pending.values()):
+            if self.clients.is_executed(entry.request.client, entry.request.number):
+                self.settled(entry.request)
+        for number in [number for number in self.own if self.clients.is_executed(ctx.me, number)]:
+            del self.own[number]
+
     def drop_strangers(self, ctx: Ctx) -> None:
         """After members changed: who is none waits for nothing."""
         for entry in list(self.pending.values()):
