@@ -45,7 +45,7 @@ SPEC = ProtocolSpec(
     queue=1024,
     overflow="drop",
     provides=frozenset({"broadcast"}),
-    requires=frozenset({"neighbors"}),
+    requires=frozenset({"neighbors", "links"}),
     sources=(
         "libp2p/specs pubsub/gossipsub v1.0, v1.1, v1.2, v1.3",
         "GossipSub: Attack-Resilient Message Propagation, arXiv 2007.02754",

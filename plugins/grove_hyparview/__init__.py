@@ -28,7 +28,7 @@ SPEC = ProtocolSpec(
     # Membership traffic is a few messages a minute: who lets 256 of them pile up does not read.
     queue=256,
     overflow="disconnect",
-    provides=frozenset({"membership", "neighbors"}),
+    provides=frozenset({"membership", "neighbors", "links"}),
     sources=("HyParView, DSN 2007, TR DI-FCUL 07-13",),
 )
 

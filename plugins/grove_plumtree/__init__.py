@@ -31,7 +31,7 @@ SPEC = ProtocolSpec(
     queue=1024,
     overflow="disconnect",
     provides=frozenset({"broadcast"}),
-    requires=frozenset({"neighbors"}),
+    requires=frozenset({"neighbors", "links"}),
     sources=("Epidemic Broadcast Trees, SRDS 2007, TR DI-FCUL 07-14",),
 )
 

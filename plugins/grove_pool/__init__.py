@@ -23,7 +23,7 @@ SPEC = ProtocolSpec(
     role="membership",
     config=Config,
     build=Pool,
-    provides=frozenset({"membership", "neighbors"}),
+    provides=frozenset({"membership", "neighbors", "links"}),
     sources=("go-libp2p connmgr: low and high water", "libp2p/specs pubsub/gossipsub v1.1: D_out"),
 )
 

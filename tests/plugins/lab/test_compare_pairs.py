@@ -134,6 +134,12 @@ def test_invariants_that_a_comparison_measures_do_not_stop_it() -> None:
         ([PLUMTREE, "broadcast=plumtre"], {}, "plumtre"),
         ([PLUMTREE, "shouting=flood"], {}, "role"),
         ([PLUMTREE, FLOOD], {"sets": ["network.latncy=constant"]}, "latncy"),
+        (
+            [PLUMTREE, "membership=cyclon+broadcast=plumtree"],
+            {},
+            "'plumtree' needs 'links', which no chosen plugin provides; plugin 'hyparview' .* 'pool' ",
+        ),
+        ([PLUMTREE, "membership=scamp+broadcast=gossipsub"], {}, "'gossipsub' needs 'links'"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(
