@@ -230,12 +230,12 @@ class Clients:
         self.most = most
         self.open: dict[bytes, tuple[str, tuple[Any, ...], float]] = {}
         self.history: list[Operation] = []
-        self._count = 0
+        self.count = 0
         self.is_stopped = False
         self._next()
 
     def _next(self) -> None:
-        if not self.is_stopped and self._count < self.most:
+        if not self.is_stopped and self.count < self.most:
             world = self.group.world
             world.at(world.now + self.rng.expovariate(self.rate), self._ask)
 
@@ -245,15 +245,15 @@ class Clients:
         node = self._where()
         if not node.alive or not self.group.raft(node).log.group:
             return
-        self._count += 1
-        id = b"client %09d" % self._count
+        self.count += 1
+        id = b"client %09d" % self.count
         kind = rng.random()
         if kind < 0.4:
             input: tuple[Any, ...] = ("read",)
         elif kind < 0.8:
-            input = ("write", self._count)
+            input = ("write", self.count)
         else:
-            input = ("cas", rng.randrange(max(1, self._count - 3), self._count + 1), self._count)
+            input = ("cas", rng.randrange(max(1, self.count - 3), self.count + 1), self.count)
         key = f"k{rng.randrange(self.keys)}"
         self.open[id] = (key, input, world.now)
         handle = node.plugin("map")

@@ -89,14 +89,23 @@ class ChangesMembersAtOnce(Raft):
         return Members(joint.voters, (), tuple(sorted(joint.learners + joint.learners_next)))
 
 
-class ChangesMembersBeforeItsFirstCommit(Raft):
-    """The error of the dissertation's single-server change (raft-dev, 2015)."""
+class ChangesOneMemberAtATime(Raft):
+    """No bug: the dissertation's single-server change, repaired: majorities of neighbours overlap."""
 
     def joint(self, old: Members, joint: Members) -> Members:
-        return Members(joint.voters, (), tuple(sorted(joint.learners + joint.learners_next)))
+        come = [peer for peer in joint.voters if peer not in old.voters]
+        go = [peer for peer in old.voters if peer not in joint.voters]
+        voters = (*old.voters, come[0]) if come else tuple(p for p in old.voters if p != go[0])
+        learners = sorted(set(joint.learners + joint.learners_next + old.learners) - set(voters))
+        return Members(tuple(sorted(voters)), (), tuple(learners))
 
-    def commits_in_its_term(self) -> bool:
-        return True
+
+class ChangesMembersBeforeItsFirstCommit(ChangesOneMemberAtATime):
+    """The same without the repair (raft-dev, 2015)."""
+
+    def may_not_reconfigure(self, ctx: Any) -> str:
+        reason = super().may_not_reconfigure(ctx)
+        return "" if reason.startswith("the leader has not committed") else reason
 
 
 class FollowersCommitPastTheAppend(Raft):

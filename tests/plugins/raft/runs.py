@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import Any
 
@@ -33,13 +34,15 @@ def run(
     *,
     seconds: float = 10.0,
     nodes: int | None = None,
+    asks: int | None = None,
     amnesia: bool = False,
     live: bool = True,
     **config: Any,
 ) -> Run:
     """Run a group through a storm of so many virtual seconds, then let it heal.
 
-    nodes: how many found the group; None: as the seed draws, as everything else.
+    nodes: how many found the group; None: as the seed draws, as everything else. asks: how many the
+    clients ask in that time, if enough of them are up to be asked; None: as drawn.
     live: also demand that it comes to life again. config: in place of what was drawn.
     Raises Disagreement, Violation or SimulationError.
     """
@@ -57,7 +60,8 @@ def run(
         **{**weather.config, **config},
     )
     group.world.sinks.append(lambda node, event: _leases_end(group, node, event))
-    clients = Clients(group, rng, weather.rate, weather.keys, weather.loyal)
+    rate, most = (weather.rate, inf) if asks is None else (2.0 * asks / seconds, float(asks))
+    clients = Clients(group, rng, rate, weather.keys, weather.loyal, most)
     storm = Storm(group, rng, weather, amnesia)
     group.run(seconds)
     storm.end()

@@ -129,13 +129,13 @@ class Storm:
         return self.rng.choice(self.group.nodes)
 
     def _heard(self, node: VirtualNode, event: Any) -> None:
-        """Whoever takes office may not enjoy it for long."""
+        """Whoever takes office may not enjoy it for long, or is asked for new members at once."""
         if self.is_over or type(event) is not LeaderChanged or event.leader != node.peer:
             return
+        if self.weather.churn and self.rng.random() < self.weather.at_coups / 2:
+            self.world.at(self.world.now, lambda: self.is_over or self._ask_for_members(node))
         if self.rng.random() < self.weather.at_coups:
-            fault = self.rng.choice((Storm.crash, Storm.isolate, Storm.isolate, Storm.hand_over))
-            after = self.weather.coup_after and self.rng.expovariate(1 / self.weather.coup_after)
-            self.world.at(self.world.now + after, lambda: self.is_over or fault(self, node))
+            self._strike_soon(node)
 
     # Faults, each upon one node.
 
@@ -241,18 +241,35 @@ class Storm:
             self.world.carrier = None
 
     def _change(self) -> None:
-        """The leader is asked for other members."""
-        if self.is_over:
-            return
-        self._soon(1 / self.weather.churn, self._change)
+        if not self.is_over:
+            self._soon(1 / self.weather.churn, self._change)
+            leader = self.group.leader()
+            if leader is not None:
+                self._ask_for_members(leader)
+
+    def _ask_for_members(self, leader: VirtualNode) -> None:
+        """One voter more or less, or any members, of any number; and who is asked may be struck too."""
         group, rng = self.group, self.rng
-        leader = group.leader()
-        if leader is not None:
-            peers = [node.peer for node in group.nodes]
+        if not leader.alive or not group.raft(leader).is_leader:
+            return
+        peers = [node.peer for node in group.nodes]
+        now = group.raft(leader).log.members
+        if rng.random() < 0.6:
+            one = rng.choice(peers)
+            wanted = set(now.voters) ^ {one}
+            voters = tuple(peer for peer in peers if peer in wanted) or now.voters
+        else:
             voters = tuple(rng.sample(peers, rng.randint(1, min(5, len(peers)))))
-            rest = [peer for peer in peers if peer not in voters]
-            learners = tuple(rng.sample(rest, min(len(rest), rng.randrange(2))))
-            group.call(leader, lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
+        rest = [peer for peer in peers if peer not in voters]
+        learners = tuple(rng.sample(rest, min(len(rest), rng.randrange(3))))
+        group.call(leader, lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
+        if rng.random() < self.weather.at_coups:
+            self._strike_soon(leader)
+
+    def _strike_soon(self, node: VirtualNode) -> None:
+        fault = self.rng.choice((Storm.crash, Storm.isolate, Storm.isolate, Storm.hand_over))
+        after = self.weather.coup_after and self.rng.expovariate(1 / self.weather.coup_after)
+        self.world.at(self.world.now + after, lambda: self.is_over or fault(self, node))
 
 
 FAULTS: dict[str, Callable[[Storm, VirtualNode], None]] = {

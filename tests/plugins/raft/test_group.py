@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from random import Random
-from statistics import mean
+from statistics import mean, pstdev
 from typing import Any
 
 import pytest
@@ -11,6 +13,11 @@ import pytest
 from grove_core.drive.virtual import uniform
 from grove_core.events import Committed, LeaderChanged, MembersChanged, ReadReady, Rejected
 from tests.plugins.raft.group import Group
+
+FULL = bool(os.environ.get("GROVE_FULL"))
+TRIALS = 10_000 if FULL else 150
+
+Record = Callable[[str, object], None]
 
 PLAIN = {"pre_vote": False, "check_quorum": False}
 """Raft as the paper has it."""
@@ -33,29 +40,45 @@ def failover(seed: int, down: int, **config: Any) -> tuple[float, int]:
 
 
 @pytest.mark.claim("raft.election-wan")
-@pytest.mark.parametrize(("down", "low", "high"), [(1, 0.42, 0.50), (2, 0.52, 0.70)])
+@pytest.mark.parametrize(
+    ("down", "low", "high", "worst"), [(1, 0.4465, 0.4935, 1.5), (2, 0.589, 0.6825, 3.0)]
+)
 def test_a_wide_area_group_elects_as_fast_as_the_dissertation_says(
-    down: int, low: float, high: float
+    down: int, low: float, high: float, worst: float, record_property: Record
 ) -> None:
-    """§9.3 and consensus.md claim 12: one-way 30 to 40 ms, T 300 to 600 ms."""
-    found = [
+    """§9.3, claim 12: one-way 30 to 40 ms, T 300 to 600 ms; means of 470 and of 620 to 650 ms."""
+    found = sorted(
         failover(
             seed, down, election_timeout=0.3, heartbeat=0.15, delay=uniform(0.03, 0.04, seed), **PLAIN
         )[0]
-        for seed in range(150)
-    ]
-    assert low <= mean(found) <= high, f"mean {mean(found):.3f} s"
-    assert max(found) < 3.0
+        for seed in range(TRIALS)
+    )
+    tail = found[-1 - TRIALS // 1000]
+    record_property(
+        "measured",
+        f"{down} of 5 down, {TRIALS} elections: "
+        f"mean {1000 * mean(found):.0f} ms, p99.9 {1000 * tail:.0f} ms",
+    )
+    # Fewer elections, wider: four standard errors of the mean.
+    slack = 4 * pstdev(found) / TRIALS**0.5 if not FULL else 0.0
+    assert low - slack <= mean(found) <= high + slack, f"mean {mean(found):.3f} s"
+    assert tail < worst
 
 
 @pytest.mark.claim("raft.split-votes")
-def test_split_votes_are_as_rare_as_the_dissertation_says() -> None:
-    """Claim 13: latency a tenth of the range of timeouts, one of five down: about 5 of 100 elections."""
+@pytest.mark.parametrize(("down", "share", "tolerance"), [(1, 0.052, 0.007), (2, 0.271, 0.015)])
+def test_split_votes_are_as_rare_as_the_dissertation_says(
+    down: int, share: float, tolerance: float, record_property: Record
+) -> None:
+    """Claim 13: latency a tenth of the range of timeouts: 5.2 of 100 elections with one of five down,
+    27.1 with two."""
     splits = [
-        failover(seed, 1, election_timeout=0.2, heartbeat=0.1, delay=0.02, **PLAIN)[1] > 1
-        for seed in range(300)
+        failover(seed, down, election_timeout=0.2, heartbeat=0.1, delay=0.02, **PLAIN)[1] > 1
+        for seed in range(TRIALS)
     ]
-    assert 0.01 <= mean(splits) <= 0.11, f"{mean(splits):.3f} of elections were split"
+    record_property("measured", f"{down} of 5 down: {100 * mean(splits):.1f} %, {TRIALS} elections")
+    slack = tolerance if FULL else 4 * (share * (1 - share) / TRIALS) ** 0.5
+    assert abs(mean(splits) - share) <= slack, f"{mean(splits):.3f} of elections were split"
 
 
 @pytest.mark.claim("raft.partial-partition")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from grove_raft import quorum
+from grove_raft.config import Config
+from grove_raft.machine import Raft
+from grove_raft.machine.state import ELECTION, WAKE
+from grove_raft.messages import Appended, Members, Vote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grove_core.testing import peer
+from grove_core.errors import LocalProtocolError
+from grove_core.events import Rejected
+from grove_core.machine import PeerId
+from grove_core.multibase import base58
+from grove_core.testing import Recorder, peer
 
 P = [peer(number) for number in range(10)]
 
@@ -148,3 +158,118 @@ def test_what_is_agreed_is_held_by_a_quorum_and_nothing_greater_is(held: list[in
     agreed = quorum.agreed(voters, dict(zip(voters, held, strict=True)))
     assert sum(1 for h in held if h >= agreed) >= quorum.size(len(held))
     assert more <= agreed or sum(1 for h in held if h >= more) < quorum.size(len(held))
+
+
+# The tables of etcd-io/raft.
+
+TABLES = Path(__file__).parents[2] / "scenarios" / "raft"
+
+
+def rows(name: str) -> list[list[str]]:
+    lines = (TABLES / name).read_text().splitlines()
+    return [[cell.strip() for cell in line.split("|")] for line in lines if line and line[0] != "#"]
+
+
+QUORUM = rows("quorum.table")
+
+
+@pytest.mark.claim("raft.tables")
+def test_the_quorum_table_is_whole(record_property: Callable[[str, object], None]) -> None:
+    record_property("measured", f"{len(QUORUM)} quorum cases, {len(rows('changes.table'))} changes")
+    assert len(QUORUM) == 127
+
+
+@pytest.mark.claim("raft.tables")
+@pytest.mark.parametrize("row", QUORUM, ids=" ".join)
+def test_a_row_of_the_quorum_table(row: list[str]) -> None:
+    what, new, old, by_voter, outcome = row
+    voters, outgoing = (tuple(int(word) for word in half.split()) for half in (new, old))
+    everybody = dict.fromkeys(voters + outgoing)
+    known = {voter: word for voter, word in zip(everybody, by_voter.split(), strict=True) if word != "-"}
+    for a, b in ((voters, outgoing), (outgoing, voters)):  # the halves are equal before the law
+        if what == "agreed":
+            held = {voter: int(word) for voter, word in known.items()}
+            found = quorum.agreed_jointly(a, b, held)  # type: ignore[arg-type]
+            assert ("anything" if found == quorum.NO_LIMIT else str(found)) == outcome
+        else:
+            said = {voter: word == "y" for voter, word in known.items()}
+            assert quorum.tally_jointly(a, b, said) == outcome  # type: ignore[arg-type]
+
+
+M = sorted(peer(number) for number in range(1, 17))
+
+
+def some(text: str) -> tuple[PeerId, ...]:
+    return tuple(M[int(number) - 1] for number in text.split())
+
+
+def both(text: str) -> tuple[tuple[PeerId, ...], tuple[PeerId, ...]]:
+    voters, _, learners = text.partition("+")
+    return some(voters), some(learners)
+
+
+class Office:
+    """A leader whose members acknowledge everything when they are asked to."""
+
+    def __init__(self, voters: tuple[PeerId, ...], learners: tuple[PeerId, ...]) -> None:
+        self.ctx = Recorder(voters[0])
+        self.raft = Raft(Config(voters=tuple(map(base58, voters)), pre_vote=False))
+        self.raft.on_start(self.ctx)
+        self.ctx.fire(self.raft, WAKE)
+        for other in M:
+            if other != voters[0]:
+                self.raft.on_peer_up(self.ctx, other)
+        self.ctx.fire(self.raft, ELECTION)
+        for other in voters[1:]:
+            self.raft.on_message(self.ctx, other, Vote(self.raft.log.group, 1, True))
+        self.acknowledge()
+        if learners:
+            self.raft.reconfigure(self.ctx, voters, learners)
+            self.acknowledge()
+        self.ctx.take()
+        self.seen: list[Members] = []
+
+    def acknowledge(self, until_joint: bool = False) -> None:
+        raft = self.raft
+        for _ in range(8):
+            for other in tuple(raft.progress):
+                if until_joint and raft.log.members.is_joint:
+                    return
+                last, round = raft.log.last_index, raft.round
+                said = Appended(raft.log.group, raft.log.term, True, last, round)
+                raft.on_message(self.ctx, other, said)
+
+    def ask(self, text: str) -> str:
+        """Ask for members; why not, if they are refused at once."""
+        try:
+            self.raft.reconfigure(self.ctx, *both(text))
+        except LocalProtocolError as error:
+            return str(error)
+        reasons = [event.reason for event in self.ctx.emitted() if isinstance(event, Rejected)]
+        return reasons[0] if reasons else ""
+
+
+@pytest.mark.claim("raft.tables")
+@pytest.mark.parametrize("row", rows("changes.table"), ids=" | ".join)
+def test_a_row_of_the_table_of_changes(row: list[str]) -> None:
+    start, wanted, joint, end = row
+    office = Office(*both(start))
+    first, _, second = wanted.partition("!")
+    refused = office.ask(first)
+    if not refused:
+        office.acknowledge(until_joint=True)
+    members = office.raft.log.members
+    if joint:
+        halves, _, rest = joint.partition("+")
+        new, old = halves.split("&")
+        learners, _, following = rest.partition(",")
+        assert members == Members(some(new), some(old), some(learners), some(following))
+    else:
+        assert not members.is_joint
+    if second.strip():
+        refused = office.ask(second)
+    if refused:
+        assert end in refused
+        return
+    office.acknowledge()
+    assert office.raft.log.members == Members(both(end)[0], (), both(end)[1])

@@ -24,6 +24,7 @@ FULL = bool(os.environ.get("GROVE_FULL"))
 BLOCK = 25
 BLOCKS = 400 if FULL else 6
 SECONDS = 60.0 if FULL else 10.0
+HISTORIES = 500 if FULL else 5
 
 Record = Callable[[str, object], None]
 
@@ -42,6 +43,21 @@ def test_storms_break_no_rule_and_the_group_comes_to_life_again(
         record_property("measured", f"{seeds}: {verdicts['unknown']} of {BLOCK} histories undecided")
     # Unknown is not a pass: most histories must have been decided.
     assert verdicts["linearizable"] >= BLOCK * 0.8, verdicts
+
+
+@pytest.mark.claim("raft.histories")
+def test_histories_of_1000_operations_are_linearizable(record_property: Record) -> None:
+    """Claim 18: five nodes, partitions, crashes, pauses of disks and links; per key, unknowns open."""
+    verdicts: Counter[str] = Counter()
+    operations = 0
+    for seed in range(20_001, 20_001 + HISTORIES):
+        done = run(seed, seconds=20.0, nodes=5, asks=1000)
+        verdicts[done.verdict] += 1
+        operations += done.clients.count
+    record_property("measured", f"{dict(verdicts)}, {operations / HISTORIES:.0f} operations each")
+    assert verdicts["not linearizable"] == 0
+    assert verdicts["linearizable"] >= 0.95 * HISTORIES, verdicts
+    assert operations >= 950 * HISTORIES
 
 
 @pytest.mark.claim("raft.mutants")
