@@ -68,9 +68,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Decisions of the own group that wait for the upper protocol, and entries that wait for earlier
     ones to be fetched; the oldest give way."""
 
-    snapshot_every: Annotated[int, Meta(ge=1, le=1 << 30)] = 1024
-    """Positions between two states asked of the state machine. Once enough members vouch for one, what
-    came before is forgotten, above and below."""
+    snapshot_every: Annotated[int, Meta(ge=16, le=1 << 30)] = 1024
+    """Positions between two states asked of the state machine. Once enough members vouch for one, which
+    takes some positions itself, what came before is forgotten, above and below."""
 
     history: Annotated[int, Meta(ge=1, le=1 << 30)] = 8192
     """Positions after which the past is forgotten though no state machine ever handed in a state;

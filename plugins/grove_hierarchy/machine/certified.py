@@ -147,10 +147,12 @@ class Certifying(Epochs):
             super().on_message(ctx, peer, msg)
 
     def on_peer_up(self, ctx: Ctx, peer: PeerId) -> None:
+        self._up[peer] = None
         if self.inside:
             self.enter(ctx, self.inside, lambda machine, inner: machine.on_peer_up(inner, peer))
 
     def on_peer_down(self, ctx: Ctx, peer: PeerId) -> None:
+        self._up.pop(peer, None)
         if self.inside:
             self._guests[self.inside].held.pop(peer, None)
             self.enter(ctx, self.inside, lambda machine, inner: machine.on_peer_down(inner, peer))

@@ -84,7 +84,7 @@ class History(Order):
         self._states: dict[int, bytes] = {}
         self._bodies: dict[int, bytes] = {}
         self._vouched: dict[int, int] = {}
-        """Position of a body not agreed yet -> times we looked and it was not."""
+        """Position of a body not agreed on yet -> times we looked and it was not."""
         self._target = (0, b"")
         self._ahead: dict[int, Entry] = {}
         """What is agreed behind the target, and waits for what is fetched."""
@@ -188,15 +188,21 @@ class History(Order):
         self._bodies[position] = body
         while len(self._bodies) > 2:
             del self._bodies[min(self._bodies)]
+        if position not in self._bodies:
+            return
         if position == self.roll.mark.position:
             self._hold(ctx)
         elif position > self.roll.mark.position:
             self._vouched[position] = 0
-            turn = position // self.config.snapshot_every
-            groups = self.village.groups
-            is_our_turn = self.inside and groups[turn % len(groups)] is self.group
-            if is_our_turn and ctx.me in self.group.first(turn, self.group.weak):
-                self._vouch(ctx, position)
+            self._vouch_in_turn(ctx, position)
+
+    def _vouch_in_turn(self, ctx: Ctx, position: int) -> None:
+        """f + 1 of one group speak for a state; if it is not agreed on soon, those of the next group."""
+        groups = self.village.groups
+        turn = position // self.config.snapshot_every + self._vouched[position] // 2
+        is_our_turn = bool(self.inside) and groups[turn % len(groups)] is self.group
+        if is_our_turn and ctx.me in self.group.first(turn, self.group.weak) and not self.is_closed:
+            self._vouch(ctx, position)
 
     def _vouch(self, ctx: Ctx, position: int) -> None:
         body = self._bodies[position]
@@ -207,14 +213,14 @@ class History(Order):
         self.ask_group(ctx, ctx.rng.randbytes(16), Wish(MARK, encode(mark)))
 
     def vouch_again(self, ctx: Ctx) -> None:
-        """Those whose turn it was had their time: a state not agreed on yet is everybody's turn."""
+        """Those whose turn it was had their time: a state not agreed on yet is others' turn."""
         for position in tuple(self._vouched):
             if position not in self._bodies:
                 del self._vouched[position]
-            elif self.inside and not self.is_closed:
+            else:
                 self._vouched[position] += 1
-                if self._vouched[position] >= 2:
-                    self._vouch(ctx, position)
+                if self._vouched[position] % 2 == 0:
+                    self._vouch_in_turn(ctx, position)
 
     def _marked(self, ctx: Ctx) -> None:
         """A state is agreed on: here, and above, the past may be forgotten."""

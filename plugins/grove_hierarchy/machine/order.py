@@ -64,6 +64,8 @@ class Order(Host[Any]):
         self.above = ""
         """The guest that is the upper protocol."""
         self._leader: PeerId | None = None
+        self._up: dict[PeerId, None] = {}
+        """Who is connected."""
         self._asked: dict[bytes, Wish | None] = {}
         self._asked_bytes = 0
 
@@ -131,6 +133,21 @@ class Order(Host[Any]):
     def on_read_asked(self, ctx: Ctx, event: ReadAsked) -> None:
         self._wish(ctx, event.id, Wish(READ, b""))
 
+    # Connections: a guest that comes later is told of those that are open.
+
+    def on_peer_up(self, ctx: Ctx, peer: PeerId) -> None:
+        self._up[peer] = None
+        super().on_peer_up(ctx, peer)
+
+    def on_peer_down(self, ctx: Ctx, peer: PeerId) -> None:
+        self._up.pop(peer, None)
+        super().on_peer_down(ctx, peer)
+
+    def introduce(self, ctx: Ctx, guest: str) -> None:
+        """Tell a guest who is connected already."""
+        for peer in self._up:
+            self.enter(ctx, guest, lambda machine, inner, peer=peer: machine.on_peer_up(inner, peer))
+
     # Down to the group's protocol, and what it says.
 
     def _wish(self, ctx: Ctx, id: bytes, wish: Wish) -> None:
@@ -171,6 +188,7 @@ class Order(Host[Any]):
         """Take in our group's protocol."""
         voters = tuple(map(peer_text, self.group.members))
         self.host(ctx, self.inside, seated(self.part("group"), self.called(self.inside), voters))
+        self.introduce(ctx, self.inside)
 
     def called(self, guest: str) -> str:
         """What a guest's own group is called: no two of any epoch share a name."""

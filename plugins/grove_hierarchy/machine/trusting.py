@@ -101,6 +101,7 @@ class Trusting(Epochs):
         first = tuple(sorted(group.members[0] for group in self.village.groups))
         voters = tuple(map(peer_text, first)) if ctx.me in first else ()
         self.host(ctx, self.above, seated(self.part(LEADERS), self.called(LEADERS), voters))
+        self.introduce(ctx, self.above)
         self.host_group(ctx)
 
     # Up.
@@ -259,8 +260,8 @@ class Trusting(Epochs):
     # Supervision, and another leader.
 
     def on_group_leader(self, ctx: Ctx, event: LeaderChanged) -> None:
-        if event.epoch < self.group_epoch:
-            return  # the group told us of a later one
+        if event.leader is None or event.epoch < self.group_epoch:
+            return  # we are between views, alone perhaps; or the group told us of a later one
         self.group_leader, self.group_epoch = event.leader, event.epoch
         self._is_heard, self._silences = True, 0
         if event.leader == ctx.me:
@@ -281,6 +282,10 @@ class Trusting(Epochs):
         if self.group_leader != ctx.me:
             if self.group_leader is not None:
                 ctx.send(self.group_leader, Behind(self.roll.position))
+            if self._silences >= 2:  # perhaps the others have another leader, and we missed it
+                for peer in self.group.members:
+                    if peer != ctx.me:
+                        ctx.send(peer, AskLeads(self.village.name, self.group_epoch))
             return
         if ctx.me not in self.upper or self._silences >= 2:
             self._ask_in(ctx)  # nobody asks us for anything: perhaps we lead no more
