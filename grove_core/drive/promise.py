@@ -90,6 +90,18 @@ class PromiseFile:
         os.close(self._file)
 
 
+def log_salt(path: Path) -> int:
+    """What a write-ahead log is called since it was begun anew the last time; 0 if there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        return 0
+    try:
+        return int.from_bytes(_read_at(file, 4, 16), "big")
+    finally:
+        os.close(file)
+
+
 def log_extent(path: Path) -> tuple[int, int]:
     """(salt, frames) of a write-ahead log up to its last commit, by its headers alone; (0, 0) if none.
 

@@ -21,12 +21,20 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from grove_core.drive.promise import COPIED, COPYING, UNTOUCHED, Promise, PromiseFile, log_extent
+from grove_core.drive.promise import (
+    COPIED,
+    COPYING,
+    UNTOUCHED,
+    Promise,
+    PromiseFile,
+    log_extent,
+    log_salt,
+)
 from grove_core.errors import GroveError
 from grove_core.machine import LOST
 
@@ -68,8 +76,8 @@ class Records:
         """What was wrong with the file; "" if nothing."""
         self._wal = folder / "records.sqlite-wal"
         self._file = PromiseFile(folder / "promised")
+        self._promise = Promise()
         self._weight = 0
-        self._is_copied_whole = True
         try:
             self._begin()
         except BaseException:
@@ -127,14 +135,17 @@ class Records:
                 writer.execute("ROLLBACK")
             raise
         kept = self._promise
-        if self._is_copied_whole:  # then this turn has begun the log anew
-            self._promise = Promise(kept.losses, turn)
-        else:
+        if kept.copying and log_salt(self._wal) == kept.salt:  # nobody could begin the log anew yet
             self._promise = Promise(kept.losses, turn, kept.copying, kept.frames, kept.salt)
+        else:
+            self._promise = Promise(kept.losses, turn)
         self._file.write(self._promise)
         self._weight += 12_288 + sum(128 + len(row[2]) for row in rows)
         if self._weight > COPY_EVERY:
-            self._copy("RESTART")
+            self._copy("PASSIVE")  # waits for no reader
+
+    def _copy_all(self) -> None:
+        self._copy("TRUNCATE")
 
     def _copy(self, how: str) -> None:
         """Bring the log into the main file, saying so before and after: half a copy needs its log."""
@@ -142,19 +153,18 @@ class Records:
         losses, turn = self._promise.losses, self._promise.turn
         salt, frames = log_extent(self._wal)
         self._file.write(Promise(losses, turn, COPYING, frames, salt), sync=True)
-        ((is_busy, in_log, copied),) = self._writer.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
-        self._is_copied_whole = not is_busy and in_log == copied
+        self._writer.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
         self._promise = Promise(losses, turn, COPIED, frames, salt)
         self._file.write(self._promise, sync=True)
 
     def close(self) -> None:
         """Let go of the file. Raises nothing: what was promised is kept either way."""
-        try:
-            self._copy("TRUNCATE")
-            self._reader.close()
-            self._writer.close()
-        except (sqlite3.Error, OSError) as error:
-            log.warning("%s: %s", self.path, error)
+        ending: list[Callable[[], object]] = [self._copy_all, self._reader.close, self._writer.close]
+        for act in ending:
+            try:
+                act()
+            except (sqlite3.Error, OSError) as error:
+                log.warning("%s: %s", self.path, error)
         self._file.close()
 
     # Beginning a life.
@@ -190,7 +200,7 @@ class Records:
             self._file.write(Promise(losses + 1, max(1, promise.turn if promise else 1)), sync=True)
             self._put_aside()
             self._open()
-        self._copy("TRUNCATE")
+        self._copy_all()
         if damaged:
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany("DELETE FROM record WHERE plugin = ? AND key = ?", damaged)
