@@ -22,7 +22,7 @@ def planned(*sets: str) -> Part:
 
 
 @pytest.mark.claim("hierarchy.hosts")
-@pytest.mark.parametrize(("group", "leaders"), [("pbft", "raft"), ("raft", "raft")])
+@pytest.mark.parametrize(("group", "leaders"), [("pbft", "raft"), ("raft", "raft"), ("pbft", "pbft")])
 @pytest.mark.parametrize("variant", ["trusting", "certified"])
 def test_the_configured_plugins_play_the_two_parts(group: str, leaders: str, variant: str) -> None:
     world, scout = World(seed=8, delay=0.01), World(seed=8)
