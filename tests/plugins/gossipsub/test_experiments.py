@@ -67,6 +67,7 @@ def test_meshes_settle_within_their_bounds_and_are_symmetric(
             for other in mesh:
                 assert node.peer in by_peer[other].machine("broadcast").mesh[TOPIC], f"seed {seed}"
         found.append(fmean(degrees))
+    record_property("setup", f"n = {N:,}, seeds 1 to {len(found)}")
     record_property("measured", f"mean degree {fmean(found):.2f} ({min(found):.2f}-{max(found):.2f})")
     assert abs(fmean(found) - mean) <= 0.3
 
@@ -86,6 +87,7 @@ def test_copies_beyond_the_first_are_the_mean_degree_less_two(
         assert len(field.delivered[mid]) == N
     expected = fmean(field.degrees()) - 2
     found = fmean(arrivals.values()) / (N - 1) - 1
+    record_property("setup", f"n = {N:,}, seed 1")
     record_property("measured", f"{found:.3f} copies beyond the first, mean degree - 2 = {expected:.3f}")
     assert abs(found - expected) <= 0.05
 
