@@ -11,6 +11,7 @@ import gc
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,7 +22,10 @@ def apart(measure: Callable[[], Found]) -> Found:
     """What measure() returns, from a forked child; it must be picklable. RuntimeError if it raised."""
     gc.freeze()  # a collection in the child would touch, and so copy, every page
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # From 3.12 on it warns where other tests left idle threads; the child needs none of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         failed = True
         try:
