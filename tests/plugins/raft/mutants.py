@@ -210,25 +210,26 @@ class SnapshotsWithoutMembers(Raft):
         super().install(ctx, Snapshot(snapshot.index, snapshot.term, members, snapshot.state))
 
 
-MUTANTS: tuple[type[Raft], ...] = (
-    ForgetsItsVote,
-    VotesTwice,
-    VotesForShorterLogs,
-    CountsMessages,
-    AcknowledgesWithoutSaving,
-    CommitsOldTermsByCounting,
-    FollowersCommitPastTheAppend,
-    CutsAPrefix,
-    CountsAcksOfEarlierTerms,
-    CountsLearners,
-    CountsOneHalf,
-    ChangesMembersAtOnce,
-    ChangesMembersBeforeItsFirstCommit,
-    InstallsOldSnapshots,
-    SnapshotsWithoutMembers,
-    ReadsWithoutAsking,
-    ReadsBeforeItsFirstCommit,
-    ReadsAnywhere,
-    LeasesBeyondReason,
-    RestartsWithoutPatience,
-)
+MUTANTS: dict[type[Raft], int] = {
+    ForgetsItsVote: 3,
+    VotesTwice: 1,
+    VotesForShorterLogs: 5,
+    CountsMessages: 1,
+    AcknowledgesWithoutSaving: 12,
+    CommitsOldTermsByCounting: 10,
+    FollowersCommitPastTheAppend: 1,
+    CutsAPrefix: 2,
+    CountsAcksOfEarlierTerms: 147,
+    CountsLearners: 2,
+    CountsOneHalf: 6,
+    ChangesMembersAtOnce: 150,
+    ChangesMembersBeforeItsFirstCommit: 1,
+    InstallsOldSnapshots: 6,
+    SnapshotsWithoutMembers: 6,
+    ReadsWithoutAsking: 1,
+    ReadsBeforeItsFirstCommit: 3,
+    ReadsAnywhere: 1,
+    LeasesBeyondReason: 1,
+    RestartsWithoutPatience: 284,
+}
+"""Each bug, and the first seed of a storm of 10 s that sees it."""

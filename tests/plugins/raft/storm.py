@@ -44,9 +44,11 @@ class Weather:
         self.is_always_late = rng.random() < 0.25
         """Whether the post is bad all the time."""
         self.churn = rng.choice((0.0, 0.0, 0.5, 2.0))
-        """Changes of members a second."""
+        """Changes of members a second,"""
+        self.by_one = rng.random() < 0.5
+        """and whether they are of one voter at a time, with all others listening."""
 
-        self.nodes = rng.choice((2, 3, 3, 3, 4, 5, 5, 5))
+        self.nodes = rng.choice((2, 3, 3, 4, 4, 5, 5, 5))
         self.strangers = rng.choice((0, 1, 2, 3)) if self.churn else 0
         drift = rng.choice((0.0, 0.0, 0.02, 0.045))
         self.rates = (1.0 - drift, 1.0 + drift, 1.0) if drift else ()
@@ -132,7 +134,7 @@ class Storm:
         """Whoever takes office may not enjoy it for long, or is asked for new members at once."""
         if self.is_over or type(event) is not LeaderChanged or event.leader != node.peer:
             return
-        if self.weather.churn and self.rng.random() < self.weather.at_coups / 2:
+        if self.weather.churn and self.rng.random() < 0.5:
             self.world.at(self.world.now, lambda: self.is_over or self._ask_for_members(node))
         if self.rng.random() < self.weather.at_coups:
             self._strike_soon(node)
@@ -254,14 +256,15 @@ class Storm:
             return
         peers = [node.peer for node in group.nodes]
         now = group.raft(leader).log.members
-        if rng.random() < 0.6:
-            one = rng.choice(peers)
-            wanted = set(now.voters) ^ {one}
+        if self.weather.by_one:
+            wanted = set(now.voters) ^ {rng.choice(peers)}
             voters = tuple(peer for peer in peers if peer in wanted) or now.voters
         else:
             voters = tuple(rng.sample(peers, rng.randint(1, min(5, len(peers)))))
         rest = [peer for peer in peers if peer not in voters]
-        learners = tuple(rng.sample(rest, min(len(rest), rng.randrange(3))))
+        learners = tuple(
+            rest if self.weather.by_one else rng.sample(rest, min(len(rest), rng.randrange(3)))
+        )
         group.call(leader, lambda machine, ctx: machine.reconfigure(ctx, voters, learners))
         if rng.random() < self.weather.at_coups:
             self._strike_soon(leader)
