@@ -144,11 +144,16 @@ class Group:
         for strike in range(kills):
             self.listen(rng.expovariate(1 / 0.2))
             size = rng.randint(1, self.tolerated)
-            self.until(lambda size=size: self._away() <= self.tolerated - size or self._away() == size)
+            again = rng.random() < 0.25  # those that are coming back, in the middle of it
+            self.until(
+                lambda size=size, again=again: (
+                    self._away() <= self.tolerated - size or (again and self._away() == size)
+                )
+            )
             away = [one for one in self.members if not one.is_ready]
             victims = rng.sample(self.members, size)
             if len({*victims, *away}) > self.tolerated:
-                victims = away  # those that are coming back: in the middle of it
+                victims = away
             for victim in victims:
                 victim.kill()
                 self.met["kills"] += 1
