@@ -96,7 +96,7 @@ STRUCK = """
 ## kill -9 of minorities, on disks that forget
 
 `tests/plugins/raft/test_kills.py`, `tests/plugins/pbft/test_kills.py`: real processes write without
-end; at random moments a random minority is killed, also while it is coming back. In most of the folders,
+end; at random moments a random minority is killed, also while it is coming back. In many of the folders,
 before the next life, the database, its log or the promise beside it is torn, flipped, overwritten or
 removed (`tests/core/broken_disk.py`). Every life says what a linearizable read finds; at the end
 everybody does. A loss is noticed when the store finds that something promised is missing; the member then
