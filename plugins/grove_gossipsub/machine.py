@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, PeerFound
-from grove_core.machine import CONNECT, Context, Machine, PeerId, Terms, handles
+from grove_core.machine import CONNECT, LOST, Context, Machine, PeerId, Terms, handles
 from grove_gossipsub.backoff import Backoffs
 from grove_gossipsub.config import Config
 from grove_gossipsub.events import ValidationRequested, Verdict
@@ -263,6 +263,11 @@ class GossipSub(Machine[Rpc]):
         record = ctx.load(SEQNO)
         if record is not None:  # the last life may have used all it had reserved
             self._seqno = self._reserved = max(int.from_bytes(record[:8], "big"), FIRST_SEQNO)
+        if ctx.load(LOST) is not None:
+            # The disk forgot which numbers were used: begin where, all but surely, none was.
+            self._seqno = self._reserved = FIRST_SEQNO + ctx.rng.getrandbits(60)
+            ctx.save(SEQNO, self._reserved.to_bytes(8, "big"))
+            ctx.save(LOST, None)
         self._begun_at = ctx.now + self.config.heartbeat_start
         for peer in self.direct:
             ctx.connect(peer)

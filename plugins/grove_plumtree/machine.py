@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias
 
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
-from grove_core.machine import Context, Machine, PeerId, handles
+from grove_core.machine import LOST, Context, Machine, PeerId, handles
 from grove_plumtree.config import Config
 from grove_plumtree.messages import (
     MAX_IHAVE,
@@ -157,6 +157,11 @@ class Plumtree(Machine[PlumtreeMessage]):
         record = ctx.load(SEQNO)
         if record is not None:  # the last life may have used all it had reserved
             self._seqno = self._reserved = int.from_bytes(record[:8], "big")
+        if ctx.load(LOST) is not None:
+            # The disk forgot which numbers were used: begin where, all but surely, none was.
+            self._seqno = self._reserved = ctx.rng.getrandbits(62)
+            ctx.save(SEQNO, self._reserved.to_bytes(8, "big"))
+            ctx.save(LOST, None)
 
     # Algorithm 1: eager push and tree construction.
 

@@ -17,7 +17,7 @@ from grove_broadcast_flood.config import Config
 from grove_broadcast_flood.messages import MAX_HOPS, MAX_TOPIC, Flood, message_id, signed_bytes
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
-from grove_core.machine import Context, Machine, PeerId, handles
+from grove_core.machine import LOST, Context, Machine, PeerId, handles
 
 Ctx: TypeAlias = Context[Flood]
 
@@ -82,6 +82,11 @@ class Flooding(Machine[Flood]):
         record = ctx.load(SEQNO)
         if record is not None:
             self._seqno = self._reserved = int.from_bytes(record[:8], "big")
+        if ctx.load(LOST) is not None:
+            # The disk forgot which numbers were used: begin where, all but surely, none was.
+            self._seqno = self._reserved = ctx.rng.getrandbits(62)
+            ctx.save(SEQNO, self._reserved.to_bytes(8, "big"))
+            ctx.save(LOST, None)
 
     @handles(Flood)
     def on_flood(self, ctx: Ctx, peer: PeerId, msg: Flood) -> None:

@@ -11,7 +11,7 @@ from grove_broadcast_flood.messages import Flood, message_id
 
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
-from grove_core.machine import PeerId
+from grove_core.machine import LOST, PeerId
 from grove_core.testing import Emit, Recorder, Send, Village, part, peer
 from grove_core.testing.conformance import BroadcastConformance
 from grove_core.testing.conformance.protocol import tapped
@@ -86,6 +86,15 @@ def test_sequence_numbers_survive_a_crash() -> None:
     again, life = Flooding(Config()), Recorder(ME, records=ctx.records)
     again.on_start(life)
     assert again.publish(life, "t", b"same") not in first
+
+
+def test_after_the_disk_forgot_numbers_begin_where_none_was_used() -> None:
+    machine, ctx = node(1)
+    first = {machine.publish(ctx, "t", b"same") for _ in range(3)}
+    again, life = Flooding(Config()), Recorder(ME, records={LOST: b"a loss"})
+    again.on_start(life)
+    assert again.publish(life, "t", b"same") not in first
+    assert LOST not in life.records
 
 
 def test_what_is_too_large_is_refused_with_the_limit() -> None:

@@ -28,7 +28,7 @@ from grove_broadcast_gossip.messages import (
 )
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborFailed, NeighborUp
-from grove_core.machine import Context, Machine, PeerId, Token, handles
+from grove_core.machine import LOST, Context, Machine, PeerId, Token, handles
 
 Ctx: TypeAlias = Context[GossipMessage]
 
@@ -108,6 +108,11 @@ class Gossip(Machine[GossipMessage]):
         record = ctx.load(SEQNO)
         if record is not None:
             self._seqno = self._reserved = int.from_bytes(record[:8], "big")
+        if ctx.load(LOST) is not None:
+            # The disk forgot which numbers were used: begin where, all but surely, none was.
+            self._seqno = self._reserved = ctx.rng.getrandbits(62)
+            ctx.save(SEQNO, self._reserved.to_bytes(8, "big"))
+            ctx.save(LOST, None)
 
     @handles(Push)
     def on_push(self, ctx: Ctx, peer: PeerId, msg: Push) -> None:

@@ -31,7 +31,7 @@ from grove_gossipsub.scoring import Params, TopicParams
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, PeerFound
 from grove_core.identity import peer_text
-from grove_core.machine import Terms
+from grove_core.machine import LOST, Terms
 from grove_core.testing import Connect, Disconnect, Emit, Recorder, Save, Send, peer
 from tests.plugins.gossipsub.scene import AUTHOR, ME, Scene, carrying, said
 
@@ -220,6 +220,19 @@ def test_seqnos_rise_across_restarts_and_cost_the_disk_once_a_block() -> None:
             assert number > last
             last = number
     assert int.from_bytes(records[SEQNO], "big") == FIRST_SEQNO + 3 * SEQNO_BLOCK
+
+
+def test_after_the_disk_forgot_seqnos_begin_where_none_was_used() -> None:
+    records = {LOST: b"a loss"}  # what was reserved is gone with the rest
+    machine, ctx = GossipSub(Config()), Recorder(ME, records=records)
+    machine.on_start(ctx)
+    assert LOST not in records
+    drawn = int.from_bytes(records[SEQNO], "big")
+    assert FIRST_SEQNO + SEQNO_BLOCK < drawn < 2 * FIRST_SEQNO
+    machine, ctx = GossipSub(Config()), Recorder(ME, records=records)
+    machine.on_start(ctx)
+    machine.publish(ctx, "t", b"x")
+    assert int.from_bytes(records[SEQNO], "big") == drawn + SEQNO_BLOCK
 
 
 @pytest.mark.parametrize(("topic", "size", "said"), [("", 1, "512"), ("t", 60_000_000, "limit")])

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from grove_plumtree.config import Config
-from grove_plumtree.machine import Plumtree
+from grove_plumtree.machine import SEQNO, SEQNO_BLOCK, Plumtree
 from grove_plumtree.messages import (
     CODEC,
     MAX_IHAVE,
@@ -32,7 +32,7 @@ from grove_plumtree.timing import GraftTimes
 
 from grove_core.errors import LocalProtocolError, RemoteProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
-from grove_core.machine import PeerId
+from grove_core.machine import LOST, PeerId
 from grove_core.specs import Proof
 from grove_core.testing import CancelTimer, Emit, Recorder, Save, Send, SetTimer, Village, part, peer
 from grove_core.testing.conformance import BroadcastConformance
@@ -427,6 +427,20 @@ def test_sequence_numbers_never_repeat_even_after_a_crash() -> None:
         used += [e.msg.publication.seqno for e in effects if isinstance(e, Send)]
     assert len(set(used)) == len(used) == 4500
     assert used == sorted(used)
+
+
+def test_after_the_disk_forgot_numbers_begin_where_none_was_used() -> None:
+    records = {LOST: b"a loss"}  # what was reserved is gone with the rest
+    machine, ctx = Plumtree(Config()), Recorder(ME, records=records)
+    machine.on_start(ctx)
+    machine.publish(ctx, "t", b"")
+    assert LOST not in records
+    lowest = int.from_bytes(records[SEQNO], "big") - SEQNO_BLOCK
+    assert lowest > 1 << 40, "drawn from 62 bits"
+    machine, ctx = Plumtree(Config()), Recorder(ME, records=records)
+    machine.on_start(ctx)
+    machine.publish(ctx, "t", b"")
+    assert int.from_bytes(records[SEQNO], "big") == lowest + 2 * SEQNO_BLOCK
 
 
 def test_a_payload_is_welcome_from_a_stranger_who_enters_neither_set() -> None:
