@@ -9,6 +9,7 @@ Ongaro, Ousterhout, figure 3.2, and the predicates of etcd's and OpenRaft's chec
     log matching           equal term at an index: equal logs up to it
     leader completeness    a leader's log holds what was committed in earlier terms
     electable logs         who could win an election among the living now holds all that is committed
+    rivals                 no two of the living could be elected in one term by majorities of their own
     acknowledgements       a leader counts nobody as holding more of its log than it does
     reads                  a read sees at least what anyone had been told of before it was asked
     order                  offset <= snapshot <= applied <= commit <= last; nothing goes back
@@ -106,6 +107,7 @@ class _Seen:
         "handed",
         "held",
         "life",
+        "members",
         "term",
         "terms",
         "vote",
@@ -118,6 +120,7 @@ class _Seen:
         self.end: tuple[int, int, int, Voters | None] = (0, 0, 0, None)
         """Last term, last index, what was known to be committed anywhere, and who decides."""
         self.held: dict[PeerId, int] = {}
+        self.members: Voters | None = None
         self.asked: dict[bytes, int] = {}
         """Reads that are not answered: what had been handed over anywhere when they were asked."""
         self.term = 0
@@ -226,6 +229,8 @@ class Agreement:
     def _leader_changed(self, node: VirtualNode, event: LeaderChanged) -> None:
         if event.leader == node.peer and self.leaders.get(event.epoch, node.peer) != node.peer:
             self._fail("election safety", node, f"a second leader of term {event.epoch}")
+        if event.leader == node.peer:
+            self._leading[node] = None
 
     def _read_asked(self, node: VirtualNode, event: ReadAsked) -> None:
         self._of(node).asked.setdefault(event.id, self.newest)
@@ -334,7 +339,12 @@ class Agreement:
         """By who is alive: whoever follows a later leader by now may hold something else."""
         seen = self._of(node)
         state = seen.ask() if node.alive and seen.ask is not None else None
-        if state is None or state.held == seen.held:
+        if state is None:
+            return
+        if state.members is not seen.members:
+            seen.members = state.members
+            self._check_rivals()
+        if state.held == seen.held:
             return
         before, seen.held = seen.held, dict(state.held)
         for peer, index in seen.held.items():
@@ -372,13 +382,7 @@ class Agreement:
         top = self._top
         if not top:
             return
-        living: list[_Standing] = []
-        for node in self.world.order:
-            ask = self._of(node).ask if node.alive else None
-            state = ask() if ask is not None else None
-            if state is not None and not state.forgot:
-                living.append((state.last_term, state.offset + len(state.entries), node, state))
-        living.sort(key=_up_to)
+        living = self._living()
         term = self.terms[top]
         for place, (_, _, node, state) in enumerate(living):
             if not _holds(state, top, term) and _could_win(node.peer, state.members, living, place):
@@ -386,6 +390,37 @@ class Agreement:
                     "electable logs", node,
                     f"could be elected without entry {top} of term {term}, which is committed",
                 )  # fmt: skip
+
+    def _living(self) -> list[_Standing]:
+        """All that live, ascending by how far their logs reach."""
+        living: list[_Standing] = []
+        for node in self.world.order:
+            ask = self._of(node).ask if node.alive else None
+            if ask is not None:
+                state = ask()
+                living.append((state.last_term, state.offset + len(state.entries), node, state))
+        living.sort(key=_up_to)
+        return living
+
+    def _check_rivals(self) -> None:
+        """Who decides has changed somewhere: majorities of all who could win must still have somebody
+        in common. Joint configurations are left out: what is asked of them is asked of both halves."""
+        living = self._living()
+        able = [
+            (node, state.members.voters, {other.peer for _, _, other, _ in living[: _end(living, place)]})
+            for place, (_, _, node, state) in enumerate(living)
+            if not state.members.outgoing and _could_win(node.peer, state.members, living, place)
+        ]
+        for place, (a, voters, behind) in enumerate(able):
+            for b, others, beside in able[:place]:
+                if voters == others:
+                    continue
+                mine = {peer for peer in voters if peer in behind and peer != b.peer}
+                theirs = {peer for peer in others if peer in beside and peer != a.peer}
+                lacking = max(0, len(voters) // 2 + 1 - len(mine - theirs))
+                wanting = max(0, len(others) // 2 + 1 - len(theirs - mine))
+                if lacking + wanting <= len(mine & theirs):
+                    self._fail("rivals", a, f"and node {b.index} could both be elected in one term")
 
     def _fail(self, rule: str, node: VirtualNode, what: str) -> None:
         raise Disagreement(
@@ -408,6 +443,14 @@ _Standing = tuple[int, int, VirtualNode, ReplicaState]
 
 def _up_to(standing: _Standing) -> tuple[int, int]:
     return standing[0], standing[1]
+
+
+def _end(living: list[_Standing], place: int) -> int:
+    """Where those end that are no more up to date than the one at a place."""
+    end = _up_to(living[place])
+    while place < len(living) and _up_to(living[place]) == end:
+        place += 1
+    return place
 
 
 def _holds(state: ReplicaState, index: int, term: int) -> bool:
