@@ -230,6 +230,6 @@ MUTANTS: dict[type[Raft], int] = {
     ReadsBeforeItsFirstCommit: 3,
     ReadsAnywhere: 1,
     LeasesBeyondReason: 20,
-    RestartsWithoutPatience: 284,
+    RestartsWithoutPatience: 304,
 }
 """Each bug, and the first seed of a storm of 10 s that sees it."""
