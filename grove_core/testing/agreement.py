@@ -392,12 +392,14 @@ class Agreement:
                 )  # fmt: skip
 
     def _living(self) -> list[_Standing]:
-        """All that live, ascending by how far their logs reach."""
+        """All that live and may vote, ascending by how far their logs reach."""
         living: list[_Standing] = []
         for node in self.world.order:
             ask = self._of(node).ask if node.alive else None
             if ask is not None:
                 state = ask()
+                if state.forgot:  # it neither stands nor votes
+                    continue
                 living.append((state.last_term, state.offset + len(state.entries), node, state))
         living.sort(key=_up_to)
         return living
