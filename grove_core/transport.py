@@ -206,7 +206,11 @@ class Upcalls(Protocol):
 
 
 class Transport(Protocol):
-    """Dials and listens for one kind of address."""
+    """Dials and listens for one kind of address.
+
+    One that knows how many bytes it has given to the system, headers below it not counted, says so in
+    an attribute `sent_bytes`: the node tells it as the counter ``bytes.NAME``.
+    """
 
     def rank(self, address: Multiaddr) -> int | None:
         """How good a dial to this address would be, smaller is better; None: not mine.

@@ -606,6 +606,9 @@ class Node:
         found = dict(self._counters)
         if self._swarm is not None:
             found |= {f"refused.{reason}": n for reason, n in self._swarm.table.refused.items()}
+            for (spec, _), transport in zip(self.plan.transports, self._swarm.transports, strict=False):
+                if (sent := getattr(transport, "sent_bytes", None)) is not None:
+                    found[f"bytes.{spec.name}"] = sent
         return found
 
     @property

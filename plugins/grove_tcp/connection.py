@@ -242,7 +242,7 @@ class TcpConnection(asyncio.BufferedProtocol):
             muxers=(yamux.PROTOCOL,),
             expected=self._expected,
         )
-        self._socket.write(self._upgrade.start())
+        self._write(self._upgrade.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the socket puts what it has: the driver's one buffer, behind our unfinished message.
@@ -344,7 +344,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         assert self._socket is not None
         out = upgrade.receive(data)
         if out:
-            self._socket.write(out)
+            self._write(out)
         if upgrade.done:
             self._establish(upgrade)
 
@@ -461,6 +461,11 @@ class TcpConnection(asyncio.BufferedProtocol):
 
     # --- bytes out -------------------------------------------------------------------------------
 
+    def _write(self, data: bytes) -> None:
+        assert self._socket is not None
+        self._driver.sent_bytes += len(data)
+        self._socket.write(data)
+
     def flush_soon(self) -> None:
         """Something waits in yamux: send it at the end of this turn of the loop."""
         if not (self._flushing or self._scheduled or self._closing):
@@ -490,7 +495,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         try:
             while not self._paused and machine.has_output:
                 # Not writelines: in Python 3.12.0 to 3.12.8 it forgets to pause us (CVE-2024-12254).
-                self._socket.write(b"".join(seal(machine.take(WRITE_AT_ONCE))))
+                self._write(b"".join(seal(machine.take(WRITE_AT_ONCE))))
                 sent, machine.sent = machine.sent, []
                 self._frames += len(sent)
                 for id, count in sent:

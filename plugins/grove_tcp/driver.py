@@ -45,6 +45,8 @@ class TcpTransport:
         self.live: dict[TcpConnection, None] = {}
         """Connections whose socket is open, upgraded or not."""
         self.closing = False
+        self.sent_bytes = 0
+        """Given to the system so far, without TCP and IP headers; what a handshake takes included."""
         self._servers: list[asyncio.Server] = []
 
     def rank(self, address: Multiaddr) -> int | None:

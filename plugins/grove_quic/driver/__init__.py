@@ -46,6 +46,11 @@ class QuicTransport:
         self._endpoints: list[Endpoint] = []
         self._is_closed = False
 
+    @property
+    def sent_bytes(self) -> int:
+        """Given to the system so far, without UDP and IP headers; handshakes and repetitions included."""
+        return sum(endpoint.sent_bytes for endpoint in self._endpoints)
+
     def rank(self, address: Multiaddr) -> int | None:
         """0 for /ip4|ip6|dns…/udp/…/quic-v1, None for all others."""
         return RANK if address.is_quic else None

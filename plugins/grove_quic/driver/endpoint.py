@@ -116,6 +116,7 @@ class Endpoint:
         self._meeting = False
         self._strangers: deque[tuple[bytes, Address]] = deque()
         self._outbox: deque[tuple[bytes, Address]] = deque()
+        self.sent_bytes = 0  # of datagrams that the system took
         self._buffer = bytearray(65_536)
         self._view = memoryview(self._buffer)
         self._socket = _bound_socket(bind, config.socket_buffer)
@@ -315,14 +316,14 @@ class Endpoint:
                 self._keep(datagrams[at:])
                 return
             try:
-                send(data, address)
+                self.sent_bytes += send(data, address)
             except (BlockingIOError, InterruptedError):
                 self._keep(datagrams[at:])
                 return
             except OSError:  # perhaps an earlier datagram's, told late: once more
                 self._read_errors()
                 try:
-                    send(data, address)
+                    self.sent_bytes += send(data, address)
                 except OSError as error:
                     self._refused(address, error)
 
@@ -335,7 +336,7 @@ class Endpoint:
         while self._outbox:
             data, address = self._outbox[0]
             try:
-                self._socket.sendto(data, address)
+                self.sent_bytes += self._socket.sendto(data, address)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
