@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs bench claims fuzz clean
+.PHONY: run test lint docs bench claims fuzz pythons clean
 
 run: $(VENV)/.base            ## start a real village on loopback and watch it heal
 	$(BIN)/grove demo
@@ -29,6 +29,16 @@ claims: $(VENV)/.dev          ## the long experiments, and docs/claims.md
 
 fuzz: $(VENV)/.dev            ## 100,000 mutated inputs per decoder, 200 kills, hostile peers; docs/hardening.md
 	$(BIN)/python -m tests.hardening
+
+pythons: $(VENV)/bin/python    ## Grove on each CPython that is here, to compare histories
+	@for version in 3.11 3.12 3.13; do \
+		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+			if "$$python" -c "" 2>/dev/null; then \
+				"$$python" -m venv $(VENV)/pythons/$$version && $(VENV)/pythons/$$version/bin/python \
+					-m pip install --quiet --disable-pip-version-check -e . && break; \
+			fi; \
+		done; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from grove_core.drive.virtual import VirtualNode
 from grove_core.events import Delivered
-from grove_lab.metrics import Message, Way
+from grove_lab import geography
+from grove_lab.metrics import BOX, Message, Way, quantile
 from grove_lab.streams import stream
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Deliveries:
         if len(streams) > 1:
             limit = measure.samples // len(streams)
             self.streams = {name: Samples(limit, stage.seed) for name in streams}
+        self.regions: tuple[Samples, ...] = ()
+        """The same for each region that nodes live in, where there are regions."""
+        if stage.regions:
+            names = geography.STOCK[stage.scenario.network.geography].names
+            self.regions = tuple(Samples(measure.samples // len(names), stage.seed) for _ in names)
         self.everybody = self._counted(())
         self.counted = {
             name: self._counted(one.receivers) if one.receivers else self.everybody
@@ -143,6 +149,8 @@ class Deliveries:
             one.way.parents[node.index] = self.stage.world.nodes[self.stage.sender].index
             one.way.times[node.index] = latency
         self.latencies.add(latency)
+        if self.regions:
+            self.regions[self.stage.regions[node.index]].add(latency)
         if self.streams:
             self.streams[one.workload].add(latency)
 
@@ -199,6 +207,16 @@ class Deliveries:
     def messages(self) -> list[Message]:
         """All that reached their deadline, in order of publishing."""
         return self.closed
+
+    def by_region(self) -> dict[str, list[float]]:
+        """Seconds to delivery at each quantile of `BOX`, by the receiver's region."""
+        found = {}
+        for number, samples in enumerate(self.regions):
+            ascending = sorted(samples.values)
+            if ascending:
+                name = geography.STOCK[self.stage.scenario.network.geography].names[number]
+                found[name] = [quantile(ascending, q) for q in BOX]
+        return found
 
     def hop_counts(self) -> dict[int, int]:
         return dict(sorted(self.hops.items()))

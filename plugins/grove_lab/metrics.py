@@ -58,6 +58,9 @@ UNITS: dict[str, tuple[str, str]] = {
 }
 """Metric -> (unit, which way is better; "" for neither)."""
 
+BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of a box and its whiskers."""
+
 Graph = Mapping[int, Sequence[int]]
 """Node index -> the indices of its neighbours, the living only."""
 

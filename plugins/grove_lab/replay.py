@@ -2,13 +2,14 @@
 
 The file is small JSON: the scenario as it was in force, the choice of protocols, the seed and what
 was violated. Running it again gives the same history, so the moment can be looked at with as much
-detail as one likes: every message, timer and link around it, a column per node in small worlds.
+detail as one likes: every message, timer and link around it, a column per node in small worlds, or a
+space-time diagram.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from grove_core.machine import Event
 from grove_core.specs import Part
 from grove_lab.checkers import Violation
 from grove_lab.choice import parts_for
+from grove_lab.flights import Flights
+from grove_lab.pictures.spacetime import MOST, spacetime
 from grove_lab.run import Progress, Run, run
 from grove_lab.scenario import Scenario
 from grove_lab.stage import Stage
@@ -199,11 +202,12 @@ def replay(
     lines: int = 60,
     everybody: bool = False,
     progress: Progress | None = None,
+    watch: Callable[[Stage], None] | None = None,
 ) -> tuple[Run, Tale]:
     """Run a recording again and tell what happened before its end.
 
     parts: instead of the recorded choice. before: seconds that are told. lines: how much, at most.
-    everybody: tell of all nodes, not just of those the violation names.
+    everybody: tell of all nodes, not just of those the violation names. watch: looks on too.
     """
     scenario = recording.scenario
     if parts is None:
@@ -211,13 +215,56 @@ def replay(
     elif callable(parts):
         parts = parts(scenario)
     violation = recording.violation
-    moment = violation.time if violation else recording.virtual_s
+    moment = moment_of(recording)
     named = frozenset(violation.nodes) if violation and violation.nodes else None
     if everybody or scenario.nodes <= COLUMNS:
         named = None
     tale = Tale(moment - before, lines, named)
-    again = run(scenario, seed=recording.seed, parts=parts, progress=progress, watch=tale.watch)
+
+    def attach(stage: Stage) -> None:
+        tale.watch(stage)
+        if watch is not None:
+            watch(stage)
+
+    again = run(scenario, seed=recording.seed, parts=parts, progress=progress, watch=attach)
     return again, tale
+
+
+def moment_of(recording: Recording) -> float:
+    """When it was violated, or ended: virtual seconds."""
+    return recording.violation.time if recording.violation else recording.virtual_s
+
+
+def picture(recording: Recording, flights: Flights) -> str:
+    """The time before the moment as a space-time diagram, as an SVG.
+
+    The nodes that the violation names come first, then those that had most to do with them; where none
+    is named, those that had most to do at all.
+    """
+    violation, until = recording.violation, moment_of(recording)
+    named = list(violation.nodes[:MOST]) if violation else []
+    between = flights.among(range(recording.scenario.nodes))
+    busy: Counter[int] = Counter()
+    for one in between:
+        if not named or one.source in named or one.target in named:
+            busy.update((one.source, one.target))
+    others = sorted((node for node in busy if node not in named), key=lambda node: (-busy[node], node))
+    nodes = sorted(named + others[: MOST - len(named)])
+    shown = [one for one in between if one.source in nodes and one.target in nodes]
+    subtitle = (
+        f"{recording.scenario.name or 'scenario'} · {recording.scenario.nodes:,} nodes · "
+        f"seed {recording.seed}\nfrom t = {flights.since:.3f} to {until:.3f} s"
+    )
+    return spacetime(
+        violation.invariant if violation else "The end of the run",
+        subtitle,
+        nodes,
+        shown,
+        since=flights.since,
+        until=until,
+        marks=dict.fromkeys(named, "named"),
+        end=violation.text[:90] if violation else "",
+    )
 
 
 def columns(lines: list[Line], nodes: list[int]) -> list[str]:

@@ -43,6 +43,7 @@ class Run(msgspec.Struct, kw_only=True):
         `measure.samples` of them (then a uniform sample).
     digest: names this history: everything emitted, by whom and when, and how many events it took.
         checkpoints: (virtual time, events, digest so far) per slice, to find where two runs part.
+    prints: of each emitted event, to find the first in which two runs differ (`stage.Log`).
     trace: the digest of every single event, if it was asked for.
     """
 
@@ -56,6 +57,7 @@ class Run(msgspec.Struct, kw_only=True):
     cpu_s: float
     virtual_s: float
     checkpoints: list[tuple[float, int, str]] = []
+    prints: bytes = b""
     trace: str = ""
     violation: Violation | None = None
     messages: list[Message] = []
@@ -66,6 +68,8 @@ class Run(msgspec.Struct, kw_only=True):
     """Links crossed -> deliveries."""
     faults: list[tuple[float, str]] = []
     """(seconds after settling, what happened)."""
+    regions: dict[str, list[float]] = {}
+    """Region -> seconds to delivery there at `metrics.BOX`, in order; empty without regions."""
     traffic: dict[str, tuple[int, int]] = {}
     """Message type -> (sent, bytes), after settling."""
     overlay: tuple[list[int], list[tuple[int, int, str]]] | None = None
@@ -121,12 +125,14 @@ def run(
         cpu_s=time.process_time() - begun,
         virtual_s=stage.world.now,
         checkpoints=checkpoints,
+        prints=stage.log.prints(),
         trace=stage.world.digest() if trace else "",
         violation=violation,
         messages=stage.deliveries.messages(),
         series=stage.series,
         degrees=stage.degrees,
         hops=stage.deliveries.hop_counts(),
+        regions=stage.deliveries.by_region(),
         faults=stage.happened,
         traffic=stage.meter.by_type() if stage.meter else {},
         overlay=stage.overlay() if scenario.nodes <= SMALL else None,
@@ -137,6 +143,6 @@ def run(
 def outcome(one: Run) -> dict[str, Any]:
     """A run without its bulk, for JSON on a terminal."""
     found: dict[str, Any] = msgspec.to_builtins(one)
-    for bulky in ("samples", "checkpoints", "messages", "series", "overlay", "way"):
+    for bulky in ("samples", "checkpoints", "prints", "messages", "series", "overlay", "way"):
         del found[bulky]
     return found

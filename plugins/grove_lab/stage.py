@@ -8,10 +8,13 @@ whose neighbour.
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -52,20 +55,39 @@ SMALL = 250
 """Nodes of the largest world whose links and ways are kept for drawings."""
 
 
+PRINTED = 4_000_000
+"""Events of a run whose prints are kept: two bytes each."""
+
+
 class Log:
-    """A running digest of everything that was emitted: when, by whom, what."""
+    """A running digest of everything that was emitted: when, by whom, what; and a print of each event.
+
+    A print is half of a CRC-32, so that another history can be told apart event by event: an event that
+    differs has another print but once in 65,536.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
         self._pending = bytearray()
+        self._prints = array("H")
 
     def note(self, time: float, node: int, event: Event) -> None:
+        line = f"{time!r} {node} {type(event).__name__} ".encode() + msgspec.msgpack.encode(event)
+        if len(self._prints) < PRINTED:
+            self._prints.append(crc32(line) & 0xFFFF)
         pending = self._pending
-        pending += f"{time!r} {node} {type(event).__name__} ".encode()
-        pending += msgspec.msgpack.encode(event)
+        pending += line
         if len(pending) > 65_536:
             self._hash.update(pending)
             pending.clear()
+
+    def prints(self) -> bytes:
+        """Two bytes per event, the low one first, of the first `PRINTED` events."""
+        prints = self._prints
+        if sys.byteorder == "big":
+            prints = prints[:]
+            prints.byteswap()
+        return prints.tobytes()
 
     def digest(self) -> str:
         """32 hex digits for all up to now."""

@@ -173,23 +173,38 @@ def shrink(
 )
 @click.option("--lines", type=click.IntRange(1), default=60, show_default=True, help="Lines at most.")
 @click.option("--all", "everybody", is_flag=True, help="Of all nodes, not just those that were named.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Also draw these seconds: time downwards, an arrow per message (SVG).")  # fmt: skip
 @json_option
-def replay(file: Path, before: float, lines: int, everybody: bool, as_json: bool) -> int:  # fmt: skip
+def replay(
+    file: Path, before: float, lines: int, everybody: bool, picture: Path | None, as_json: bool
+) -> int:
     """Run a recording again, to the moment it ended, and tell what happened around it.
 
     Exits 0 if the same happened again, 1 if something else did.
     """
     from grove_core.cli.show import print_json
-    from grove_lab.replay import columns, read
+    from grove_lab.flights import Flights
+    from grove_lab.replay import columns, moment_of, read
+    from grove_lab.replay import picture as drawn
     from grove_lab.replay import replay as again
 
     recording = read(file)
+    flights = Flights(moment_of(recording) - before)
     with _progress("replaying") as progress:
-        one, tale = again(recording, before=before, lines=lines, everybody=everybody, progress=progress)
+        one, tale = again(
+            recording, before=before, lines=lines, everybody=everybody, progress=progress,
+            watch=flights.watch if picture else None,
+        )  # fmt: skip
+    if picture:
+        picture.write_text(drawn(recording, flights), encoding="utf-8")
     same = one.digest == recording.digest or not recording.digest
     told = list(tale.lines)
     if as_json:
-        print_json("grove.replay.run", same=same, violation=one.violation, digest=one.digest, lines=told)
+        print_json(
+            "grove.replay.run", same=same, violation=one.violation, digest=one.digest, lines=told,
+            picture=str(picture) if picture else None,
+        )  # fmt: skip
     else:
         small = recording.scenario.nodes <= 6
         named = list(range(recording.scenario.nodes)) if small else sorted({line.node for line in told})
@@ -231,7 +246,7 @@ def _write_out(one: Run, folder: Path) -> list[Path]:
 
     written = draw(one, folder)
     path = folder / "run.json"
-    path.write_bytes(msgspec.json.encode(one))
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(one, prints=b"")))
     return [*written, path]
 
 

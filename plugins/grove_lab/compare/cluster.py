@@ -11,11 +11,11 @@ Scheduling, retries and lost workers are dask's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from grove_core.errors import GroveError, Unreachable
 from grove_lab.compare.manifest import Software, changed_software, software
-from grove_lab.compare.pairing import Cell, Executor, Outcome, Tell, assembled, run_cell
+from grove_lab.compare.pairing import Cell, Executor, Outcome, Tell, Working, assembled, run_cell
 
 CONNECT = 10.0  # s until a scheduler must have answered
 
@@ -27,7 +27,7 @@ def on_cluster(address: str) -> Executor:
     except ImportError:
         raise GroveError("--cluster needs dask.distributed: pip install 'grove-node[cluster]'") from None
 
-    def executor(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome]]]:
+    def executor(cells: Sequence[Cell], tell: Tell) -> Working:
         try:
             client = Client(address, timeout=CONNECT)
         except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
     forest      every ratio with its interval, over the grey band that A against A gives
     delivery    time to delivery: each side's median curve, every seed a thin line
+    boxes       the same by region of the receiver, or seed by seed in worlds without regions
     trade       what it costs against what it gives, a dot per seed, an arrow from A to B
     series      traffic over time, the middle of the seeds and their range, faults where they struck
     shape       how far messages went, and how many neighbours nodes have
@@ -15,12 +16,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from statistics import median
 
 from grove_lab.compare.headline import bare, short_names
 from grove_lab.compare.judging import Row, Table
 from grove_lab.compare.pairing import GRID, Outcome, Study
 from grove_lab.compare.table import change
+from grove_lab.metrics import BOX
 from grove_lab.pictures.svg import COLOURS, PALE, Plot, page, stacked, text
 from grove_lab.pictures.svg import GRID as LINE
 
@@ -33,6 +36,9 @@ MARKS = (
 )  # fmt: skip
 REACH = 6.0
 """Ratios beyond this, or below its inverse, are shown as arrows at the edge."""
+
+SEEDS = 24
+"""Seeds that get a box of their own."""
 
 HALF, TALL = 560.0, 340.0
 """Width and height of a figure of which two stand side by side in a report."""
@@ -58,6 +64,7 @@ def draw(study: Study, outcomes: Sequence[Outcome], tables: Sequence[Table]) -> 
             continue
         a, b = by_side[table.a, table.nodes], by_side[table.b, table.nodes]
         found[f"delivery{tail}"] = delivery(a, b)
+        found[f"boxes{tail}"] = boxes(a, b)
         found[f"trade{tail}"] = trade(table)
         found[f"series{tail}"] = series(a, b)
         found[f"shape{tail}"] = shape(a, b)
@@ -84,7 +91,7 @@ def forest(table: Table) -> str | None:
 
     body = [
         text(24, 26, f"{b} as a multiple of {a}", size=16, weight="bold"),
-        text(24, 45, _who(table) + " · ratios, with 95 % intervals", colour=PALE),
+        text(24, 45, _who(table) + f" · ratios, each with its {table.interval}", colour=PALE),
     ]
     taken: list[float] = []
     for mark in sorted((one for one in MARKS if low <= one <= high), key=_plainness):
@@ -170,6 +177,80 @@ def delivery(a: Sequence[Outcome], b: Sequence[Outcome]) -> str | None:
 
 def _curve(values: Sequence[float], reach: float) -> list[tuple[float, float]]:
     return [(value, i / GRID) for i, value in enumerate(values) if value <= reach * 1.08]
+
+
+def boxes(a: Sequence[Outcome], b: Sequence[Outcome]) -> str | None:
+    """Boxes of the time to delivery, A and B beside each other."""
+    both, x_label = _by_region(a, b), "region of the receiver"
+    if not both:
+        both, x_label = _by_seed(a, b), "seed"
+    if not both:
+        return None
+    top = max(ends[-1] for pair in both.values() for ends in pair)
+    plot = Plot(
+        "Time to delivery, " + ("by region" if "region" in x_label else "seed by seed"),
+        (0, len(both)), (0, top * 1.08), subtitle=_seeds(a), x_label=x_label, y_label="milliseconds",
+        width=HALF, height=TALL, x_marks=False,
+    )  # fmt: skip
+    room = (plot.right - plot.left) / len(both)
+    wide = min(0.3 * room, 16.0)
+    for place, (name, pair) in enumerate(both.items()):
+        middle = plot.left + room * (place + 0.5)
+        for ends, colour, shift in zip(pair, (A, B), (-0.6, 0.6), strict=True):
+            plot.body.append(
+                _box(middle + shift * wide, wide, [plot.y(end) for end in ends], colour, name)
+            )
+        lines = name.split() if room < 90 else [name]
+        for row, word in enumerate(lines):
+            plot.over.append(
+                text(middle, plot.bottom + 16 + 11 * row, word, size=10, anchor="middle", colour=PALE)
+            )
+    plot.labels += list(zip(short_names(a[0].side, b[0].side), (A, B), strict=True))
+    plot.legend()
+    return plot.svg()
+
+
+Ends = list[float]
+"""Milliseconds at each quantile of `metrics.BOX`, ascending."""
+
+
+def _by_region(a: Sequence[Outcome], b: Sequence[Outcome]) -> dict[str, tuple[Ends, Ends]]:
+    """The median over seeds of each quantile, of regions where both sides delivered on some seed."""
+    found = {}
+    for name in dict.fromkeys(name for one in (*a, *b) for name in one.regions):
+        sides = [[one.regions[name] for one in side if name in one.regions] for side in (a, b)]
+        if all(sides):
+            first, second = ([1e3 * median(q) for q in zip(*side, strict=True)] for side in sides)
+            found[name.replace("_", " ")] = (first, second)
+    return found if len(found) > 1 else {}
+
+
+def _by_seed(a: Sequence[Outcome], b: Sequence[Outcome]) -> dict[str, tuple[Ends, Ends]]:
+    """The first `SEEDS` seeds on which both sides delivered."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x.quantiles and y.quantiles]
+    return {
+        str(x.seed): (_ends(x.quantiles), _ends(y.quantiles))
+        for x, y in pairs[:SEEDS]
+    }  # fmt: skip
+
+
+def _ends(quantiles: Sequence[float]) -> Ends:
+    return [1e3 * quantiles[round(q * GRID)] for q in BOX]
+
+
+def _box(x: float, wide: float, ends: Sequence[float], colour: str, name: str) -> str:
+    """A box about x with whiskers. ends: in the picture, from the lowest whisker up."""
+    low, first, middle, third, high = ends
+    half = wide / 2
+    return (
+        f"<path d='M{x:.1f} {low:.1f}V{first:.1f}M{x:.1f} {third:.1f}V{high:.1f}"
+        f"M{x - half / 2:.1f} {low:.1f}h{half:.1f}M{x - half / 2:.1f} {high:.1f}h{half:.1f}' "
+        f"stroke='{colour}' fill='none' stroke-width='1.2'/>"
+        f"<rect x='{x - half:.1f}' y='{third:.1f}' width='{wide:.1f}' "
+        f"height='{max(first - third, 0.5):.1f}' fill='{colour}' fill-opacity='.3' stroke='{colour}'>"
+        f"<title>{escape(name)}</title></rect>"
+        f"<path d='M{x - half:.1f} {middle:.1f}h{wide:.1f}' stroke='{colour}' stroke-width='2.6'/>"
+    )
 
 
 def trade(table: Table) -> str | None:

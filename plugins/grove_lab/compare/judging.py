@@ -136,6 +136,13 @@ class Table(msgspec.Struct, kw_only=True):
     zero: list[str]  # and of those that were 0 throughout
     notes: list[str]
     is_aa_measured: bool = False
+    label: str = "virtual"
+    """Whose time it is: "virtual", or "live" of real processes, whose intervals are wider and say so."""
+
+    @property
+    def interval(self) -> str:
+        """What the intervals' column is called."""
+        return "95 % interval" if self.label == "virtual" else f"95 % interval, {self.label}"
 
     @property
     def family(self) -> int:
@@ -147,12 +154,12 @@ class Table(msgspec.Struct, kw_only=True):
 
 
 def judge(
-    study: Study, outcomes: Sequence[Outcome], *, primary: str, margin: float, is_one_world: bool = True
+    study: Study, outcomes: Sequence[Outcome], *, primary: str, margin: float, label: str = "virtual"
 ) -> list[Table]:
     """A table for each size and each side but the baseline, in the study's order.
 
-    margin: of ratios, as a fraction. is_one_world: the runs of a pair must have met the same
-    publications and faults; raises GroveError if they did not.
+    margin: of ratios, as a fraction. label: as in the manifest. Runs of a pair in virtual time must have
+    met the same publications and faults; raises GroveError if they did not.
     """
     by_key = {(one.side, one.nodes, one.seed): one for one in outcomes}
     base = study.sides[0].label
@@ -166,9 +173,11 @@ def judge(
         control = list(zip(runs(base), runs(again), strict=True)) if again else None
         for side in study.sides[1:]:
             pairs = list(zip(runs(base), runs(side.label), strict=True))
-            if is_one_world and not side.shift:
+            if label == "virtual" and not side.shift:
                 _same_worlds(pairs)
-            tables.append(compare(pairs, primary=primary, margin=margin, control=control))
+            table = compare(pairs, primary=primary, margin=margin, control=control)
+            table.label = label
+            tables.append(table)
     return tables
 
 

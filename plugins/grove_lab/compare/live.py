@@ -8,6 +8,10 @@ label "live", and no manifest of them can be reproduced.
 
 Of a scenario are taken: workloads that publish, crash faults (SIGKILL), duration and [roles] and
 [plugins]. Latency, loss and bandwidth are loopback's. Whatever else would change the world is refused.
+
+Bytes are those that transports gave to the system from the first publication to the last look, Noise,
+yamux and QUIC included, TCP, UDP and IP headers not; in a simulated world they are those of messages
+and an overhead, so the two kinds of figures are not one.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from grove_core.cli.village import Home
 from grove_core.errors import GroveError
 from grove_lab.choice import parse_choice
 from grove_lab.compare import headline, pairing
-from grove_lab.compare.pairing import GRID, Cell, Outcome, Side, Study, Tell
+from grove_lab.compare.pairing import GRID, Cell, Executor, Outcome, Side, Study, Tell, Working
 from grove_lab.metrics import Message, quantile, recovery
 from grove_lab.scenario import Scenario
 from grove_lab.streams import stream
@@ -47,7 +51,9 @@ SETS = (
 PROFILE = "residential"
 """What nodes run where neither the choice nor the scenario names a profile that has transports."""
 
-LISTEN = "/ip4/127.0.0.1/tcp/0"
+LISTEN = {"tcp": "/ip4/127.0.0.1/tcp/0", "quic": "/ip4/127.0.0.1/udp/0/quic-v1"}
+"""Transport -> where its nodes listen. Peers know no other address, so they speak no other transport."""
+
 GATHER = 30.0  # s within which the nodes of a world must have found each other
 LOOK = 0.1  # s between two looks at that
 
@@ -77,9 +83,10 @@ def plan(
     return study
 
 
-def regime(scenario: Scenario, seeds: int) -> str:
+def regime(scenario: Scenario, seeds: int, *, transport: str = "tcp") -> str:
     """Where a live result holds: the words of `headline.regime` that apply."""
-    return headline.regime(scenario, seeds, links="processes over loopback", time="of real time")
+    links = f"processes over loopback, {transport.upper()}"
+    return headline.regime(scenario, seeds, links=links, time="of real time")
 
 
 def _possible(scenario: Scenario) -> None:
@@ -99,15 +106,19 @@ def _possible(scenario: Scenario) -> None:
         raise GroveError(f"--real cannot play {scenario.name}: {'; '.join(wrong)}")
 
 
-def executor(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome]]]:
-    """One world after the other, and in each side after side."""
-    for cell in cells:
-        sides = list(cell.study.sides)
-        found: dict[str, Outcome] = {}
-        for done, side in enumerate(reversed(sides) if cell.turn % 2 else sides):
-            tell(cell, (done + 0.01) / len(sides))
-            found[side.label] = asyncio.run(_run(cell, side))
-        yield cell, [found[side.label] for side in sides]
+def over(transport: str) -> Executor:
+    """An executor whose nodes speak one of `LISTEN`: a world after the other, in each side after side."""
+
+    def executor(cells: Sequence[Cell], tell: Tell) -> Working:
+        for cell in cells:
+            sides = list(cell.study.sides)
+            found: dict[str, Outcome] = {}
+            for done, side in enumerate(reversed(sides) if cell.turn % 2 else sides):
+                tell(cell, (done + 0.01) / len(sides))
+                found[side.label] = asyncio.run(_run(cell, side, transport))
+            yield cell, [found[side.label] for side in sides]
+
+    return executor
 
 
 class Seat(Home):
@@ -131,10 +142,14 @@ class Seat(Home):
         found: list[str] = answer["neighbors"]
         return found
 
-    async def sent(self) -> int:
-        """Messages of protocols that left so far."""
+    async def sent(self) -> tuple[int, int]:
+        """(messages of protocols, bytes of transports) that left so far."""
         counters = (await self.door.request("counters"))["counters"]
-        return sum(count for name, count in counters.items() if name.startswith("sent."))
+        messages, size = (
+            sum(count for name, count in counters.items() if name.startswith(head))
+            for head in ("sent.", "bytes.")
+        )
+        return messages, size
 
     @property
     def cpu_s(self) -> float | None:
@@ -149,11 +164,11 @@ class Seat(Home):
 class World:
     """The nodes of one run, what they published and what they heard. Times: s after settling."""
 
-    def __init__(self, scenario: Scenario, seed: int, choice: str, folder: Path) -> None:
+    def __init__(self, scenario: Scenario, seed: int, choice: str, folder: Path, transport: str) -> None:
         self.scenario = scenario
         self.seed = seed
         self.folder = folder
-        self.args = _arguments(scenario, choice, folder)
+        self.args = _arguments(scenario, choice, folder, transport)
         self.seats = [Seat(f"node {index}", folder / str(index)) for index in range(scenario.nodes)]
         self.began = math.inf
         self.published: dict[str, tuple[str, float, int, int]] = {}  # workload, when, sender, size
@@ -161,6 +176,10 @@ class World:
         self.faults: list[tuple[float, str]] = []
         self.killed: dict[int, float] = {}
         self.sent = 0
+        self.bytes: list[int] = []
+        """Of each node that lived to the end."""
+        self.seconds = 0.0
+        """That messages and bytes were counted."""
         self.cpu = 0.0
 
     @property
@@ -213,7 +232,11 @@ class World:
         while self.now < bound and not all(one.delivered == one.expected for one in self.messages()):
             await asyncio.sleep(LOOK)
         alive = [index for index in range(len(self.seats)) if index not in self.killed]
-        self.sent = sum([await self.seats[index].sent() - sent[index] for index in alive])
+        for index in alive:
+            messages, size = await self.seats[index].sent()
+            self.sent += messages - sent[index][0]
+            self.bytes.append(size - sent[index][1])
+        self.seconds = self.now
         used = [(self.seats[index].cpu_s, cpu[index]) for index in alive]
         self.cpu = sum(after - before for after, before in used if after and before is not None)
 
@@ -308,14 +331,14 @@ class World:
         return found
 
 
-async def _run(cell: Cell, side: Side) -> Outcome:
+async def _run(cell: Cell, side: Side, transport: str) -> Outcome:
     """One side in one world, from the first process to the last."""
     scenario = cell.study.world(cell.nodes)
     folder = Path(tempfile.mkdtemp(prefix="grove-live-"))
     began = time.monotonic()
     violation = ""
     try:
-        world = World(scenario, cell.seed + side.shift, side.choice, folder)
+        world = World(scenario, cell.seed + side.shift, side.choice, folder, transport)
         try:
             await world.gather()
             await world.live()
@@ -363,13 +386,16 @@ def _metrics(world: World, ascending: Sequence[float]) -> dict[str, float]:
         found["messages_per_delivery"] = world.sent / len(ascending)
         if world.cpu:
             found["cpu_ms_per_delivery"] = 1e3 * world.cpu / len(ascending)
+    if world.bytes and world.seconds > 0.0:
+        found["bytes_up_per_node_s"] = sum(world.bytes) / len(world.bytes) / world.seconds
+        found["bytes_up_busiest_node_s"] = max(world.bytes) / world.seconds
     healed = recovery(messages, [at for at, _ in world.faults], world.scenario.measure.recovered)
     if healed is not None:
         found["recovery_s"] = healed
     return found
 
 
-def _arguments(scenario: Scenario, choice: str, folder: Path) -> tuple[str, ...]:
+def _arguments(scenario: Scenario, choice: str, folder: Path, transport: str) -> tuple[str, ...]:
     """`grove up` options for a side; the scenario's own protocols go into its configuration file."""
     profile, sets = parse_choice(choice)
     profile = profile or (scenario.profile if scenario.profile != "simulation" else PROFILE)
@@ -378,7 +404,7 @@ def _arguments(scenario: Scenario, choice: str, folder: Path) -> tuple[str, ...]
         for table, values in _tables(name, scenario.protocols.get(name, {})):
             lines += [f"[{table}]", *(f"{toml_key(key)} = {toml(value)}" for key, value in values)]
     (folder / "grove.toml").write_text("\n".join(lines) + "\n")
-    options = ["--profile", profile, "--listen", LISTEN]
+    options = ["--profile", profile, "--listen", LISTEN[transport]]
     for one in sets:
         options += ["--set", one]
     return tuple(options)

@@ -5,8 +5,9 @@ text of profile files), how results were judged, each side's protocols with ever
 software (Grove, plugins, Python, each with a digest of its source), the machine, and for every run its
 digest, its metrics and its checkpoints. Digests name histories: equal ones prove an identical replay.
 
-`study(…)` of it and the same software give the same digests anywhere; `differences` says where they
-part: the first slice of virtual time, and the first metric.
+Its study and the same software give the same digests anywhere; `difference` says where they part: the
+first slice of virtual time, and the first metric. With the prints that lie beside it (`runs`), `traces`
+names the very event.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     command: str
     started: str  # UTC, ISO 8601
     ended: str
+    stopped: str = ""
+    """Why fewer seeds than were asked for ran (`stopping`); `study` has those that did."""
     licence: str = LICENCE
     runs: list[Ran]
 
@@ -119,6 +122,7 @@ def made(
     started: str,
     ended: str,
     label: str = "virtual",
+    stopped: str = "",
 ) -> Manifest:
     """The manifest of what just ran."""
     largest = max(study.sizes)
@@ -134,6 +138,7 @@ def made(
         command=command,
         started=started,
         ended=ended,
+        stopped=stopped,
         runs=[
             Ran(
                 side=one.side,

@@ -25,9 +25,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ import msgspec
 
 from grove_core.errors import GroveError
 from grove_lab.choice import Parts, parts_for
-from grove_lab.metrics import Point, quantile
+from grove_lab.metrics import Message, Point, quantile
 from grove_lab.run import run
 from grove_lab.scenario import Scenario, load, parse
 
@@ -99,8 +101,9 @@ class Outcome(msgspec.Struct, kw_only=True):
     """What one run gave, without its bulk.
 
     quantiles: seconds, `GRID` + 1 of the delivery latencies; empty without deliveries. violation: why
-    the run was stopped; "" if it went to its end. cpu_s and wall_s are of this machine; all else
-    follows from the study.
+    the run was stopped; "" if it went to its end. worst: the message that took longest to its last
+    receiver. prints, regions: as in `run.Run`. cpu_s and wall_s are of this machine; all else follows
+    from the study.
     """
 
     side: str
@@ -118,6 +121,9 @@ class Outcome(msgspec.Struct, kw_only=True):
     hops: dict[int, int] = {}
     faults: list[tuple[float, str]] = []
     traffic: dict[str, tuple[int, int]] = {}
+    regions: dict[str, list[float]] = {}
+    worst: Message | None = None
+    prints: bytes = b""
     cpu_s: float = 0.0
     wall_s: float = 0.0
 
@@ -125,8 +131,10 @@ class Outcome(msgspec.Struct, kw_only=True):
 Tell = Callable[[Cell, float], None]
 """Told that a share of a cell's work is done; 1.0 once, at its end."""
 
-Executor = Callable[[Sequence[Cell], Tell], Iterator[tuple[Cell, list[Outcome]]]]
-"""Runs cells and yields each with its outcomes as it is done, in any order."""
+Working = Generator[tuple[Cell, list[Outcome]], None, None]
+
+Executor = Callable[[Sequence[Cell], Tell], Working]
+"""Runs cells and yields each with its outcomes as it is done, in any order. Closed, it ends the rest."""
 
 
 class Interrupted(Exception):
@@ -249,6 +257,9 @@ def _outcome(cell: Cell, side: Side, progress: Callable[[float, float, int], Non
         hops=one.hops,
         faults=one.faults,
         traffic=one.traffic,
+        regions=one.regions,
+        worst=max((m for m in one.messages if m.delivered), key=lambda m: m.last, default=None),
+        prints=one.prints,
         cpu_s=one.cpu_s,
         wall_s=time.perf_counter() - begun,
     )
@@ -258,6 +269,22 @@ def execute(
     study: Study, executor: Executor, tell: Callable[[float, int, int], None] | None = None
 ) -> list[Outcome]:
     """Run a whole study. tell: given (share of the work done, cells done, cells in all)."""
+    done = deque(finishing(study, executor, tell), maxlen=1).pop()
+    return [one for cell in study.cells for one in done[cell.nodes, cell.seed]]
+
+
+def finishing(
+    study: Study,
+    executor: Executor,
+    tell: Callable[[float, int, int], None] | None = None,
+    *,
+    is_by_seed: bool = False,
+) -> Iterator[dict[tuple[int, int], list[Outcome]]]:
+    """What is done so far, by size and seed, after each cell; whoever stops listening ends the rest.
+
+    is_by_seed: begin with the first seed in all sizes, for who may stop early; else with the largest
+    worlds, so that no worker is left alone with one at the end. What `tell` raises ends it too.
+    """
     cells = study.cells
     total = sum(cell.nodes for cell in cells)
     shares = dict.fromkeys(((cell.nodes, cell.seed) for cell in cells), 0.0)
@@ -271,12 +298,12 @@ def execute(
             worked = sum(nodes * part for (nodes, _), part in shares.items())
             tell(worked / total, len(done), len(cells))
 
-    # The largest worlds first, so that no worker is left alone with one at the end.
-    order = sorted(cells, key=lambda cell: -cell.nodes)
-    for cell, outcomes in executor(order, heard):
-        done[cell.nodes, cell.seed] = outcomes
-        heard(cell, 1.0)
-    return [one for cell in cells for one in done[cell.nodes, cell.seed]]
+    order = sorted(cells, key=lambda cell: (cell.turn if is_by_seed else 0, -cell.nodes))
+    with closing(executor(order, heard)) as working:
+        for cell, outcomes in working:
+            done[cell.nodes, cell.seed] = outcomes
+            yield done
+            heard(cell, 1.0)
 
 
 def processors() -> int:
@@ -286,7 +313,7 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def here(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome]]]:
+def here(cells: Sequence[Cell], tell: Tell) -> Working:
     """One cell after the other, in this process."""
     for cell in cells:
         yield cell, run_cell(cell, tell)
@@ -295,7 +322,7 @@ def here(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome
 def in_processes(jobs: int) -> Executor:
     """So many worker processes, started afresh: nothing of this one leaks into the worlds."""
 
-    def executor(cells: Sequence[Cell], tell: Tell) -> Iterator[tuple[Cell, list[Outcome]]]:
+    def executor(cells: Sequence[Cell], tell: Tell) -> Working:
         context = multiprocessing.get_context("spawn")
         news: Any = context.SimpleQueue()
         is_off = context.Event()

@@ -24,6 +24,11 @@ CAPTIONS = {
     "series": "Time 0 is the end of settling.",
     "shape": "Hops as the protocol counts them (GossipSub's wire format carries no count: its figure is "
     "1); neighbours as membership counts them.",
+    "boxes": "From the 5th to the 95th percentile of deliveries, the box from the 25th to the 75th, the "
+    "mark at the median.",
+    "spacetime_a": "A line per node, time downwards, an arrow per message: how the message that took "
+    "longest of all seeds came to its last receiver, and what else passed between these nodes.",
+    "spacetime_b": "The same for the other side; the worst message need not be the same one.",
     "scaling": "Dots are runs, lines go through their medians.",
 }
 
@@ -95,6 +100,8 @@ def html(
     study = manifest.study
     title = " vs ".join(side.label for side in study.sides)
     body = [f"<h1>grove compare &nbsp; {_sides(manifest)}</h1>"]
+    if manifest.stopped:
+        body.append(f"<p class=regime>Stopped {escape(manifest.stopped)}.</p>")
     for table, where in zip(tables, regimes, strict=True):
         body.append(
             f"<section><p class=headline>{escape(_sentence(table))}</p>"
@@ -132,7 +139,7 @@ def _table(table: Table) -> str:
     a, b = short_names(table.a, table.b)
     head = "".join(
         f"<th{' class=word' if one == 'verdict' else ''}>{escape(one)}</th>"
-        for one in ("metric", a, b, "ratio", "95 % interval", "wins", "effect dz", "p", "verdict")
+        for one in ("metric", a, b, "ratio", table.interval, "wins", "effect dz", "p", "verdict")
     )
     failed = "".join(
         f"<p class=failed>left out: {escape(side)}, seed {seed}: {escape(why)}</p>"
@@ -269,12 +276,13 @@ def markdown(
 ) -> str:
     """The same, for a repository or an issue."""
     lines = [f"# {' vs '.join(side.label for side in manifest.study.sides)}", ""]
+    lines += [f"Stopped {manifest.stopped}.", ""] if manifest.stopped else []
     for table, where in zip(tables, regimes, strict=True):
         a, b = short_names(table.a, table.b)
         lines += [f"**{_sentence(table)}**", "", f"In {where}.", ""]
         lines += [f"Left out: {side}, seed {seed}: {why}" for side, seed, why in table.failed]
         lines += [
-            f"| metric | {a} | {b} | ratio | 95 % interval | wins | verdict |",
+            f"| metric | {a} | {b} | ratio | {table.interval} | wins | verdict |",
             "|---|--:|--:|--:|--:|--:|---|",
         ]
         for row in table.rows:

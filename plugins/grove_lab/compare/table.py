@@ -64,7 +64,8 @@ class Fitted:
         for name in (a, b):
             heading = Text(name if len(name) <= 16 else f"{name[:15]}…")
             grid.add_column(heading, justify="right", overflow="fold")
-        heads = ("ratio", "95 % interval") if is_narrow else ("ratio", "95 % interval", "wins")
+        interval = self.table.interval
+        heads = ("ratio", interval) if is_narrow else ("ratio", interval, "wins")
         for head in heads:
             grid.add_column(head, justify="right", no_wrap=True)
         grid.add_column("verdict", min_width=13)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,35 @@ def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
     return int(value)
 
 
+def _budget(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    from grove_lab.compare.stopping import seconds
+
+    try:
+        return None if value is None else seconds(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected a time as 90s, 10m or 2h") from None
+
+
+def _width(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    from grove_lab.compare.stopping import narrowness
+
+    try:
+        return None if value is None else narrowness(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected ci=2%, of above 0 and below 100 %") from None
+
+
+def _traced(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    """``seed=7``."""
+    found = []
+    for value in values:
+        name, _, number = value.partition("=")
+        if name != "seed" or not number.strip().lstrip("-").isdigit():
+            raise click.BadParameter(f"{value!r}: expected seed=7")
+        found.append(int(number))
+    return tuple(dict.fromkeys(found))
+
+
 @click.command()
 @click.argument("choices", nargs=-1, required=True, metavar="A B [C…]")
 @click.option("--scenario", default=DEFAULT_SCENARIO, show_default=True, metavar="NAME|FILE",
@@ -86,14 +116,23 @@ def _jobs(ctx: click.Context, param: click.Parameter, value: str) -> int:
               help="Also the baseline against itself in other worlds: the noise.")  # fmt: skip
 @click.option("--jobs", callback=_jobs, default="auto", show_default=True, help="Worker processes.")
 @click.option("--cluster", metavar="ADDRESS", help="Workers of a dask.distributed scheduler instead.")
+@click.option("--budget", callback=_budget, metavar="TIME",
+              help="Stop after 10m, 2h …; the first seeds that are done by then count.")  # fmt: skip
+@click.option("--stop-at", "width", callback=_width, metavar="ci=P%",
+              help="Stop when the primary's interval is within so much either way: ci=2%.")  # fmt: skip
+@click.option("--trace", "traced", multiple=True, callback=_traced, metavar="seed=N",
+              help="Also keep every event and picture of this seed's runs.")  # fmt: skip
 @click.option("--real", is_flag=True, help="On 5 to 20 real nodes, each a process here; takes real time.")
+@click.option("--transport", type=click.Choice(["tcp", "quic"]),
+              help="What the nodes of --real speak.  [default: tcp]")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Where the results go.  [default: compare/TIME; compare/latest]")  # fmt: skip
 @json_option
 def compare(
     choices: tuple[str, ...], scenario: str, nodes: tuple[int, ...], seeds: tuple[int, ...],
-    sets: tuple[str, ...], baseline: str | None, is_aa: bool, jobs: int, cluster: str | None, real: bool,
-    out: Path | None, as_json: bool,
+    sets: tuple[str, ...], baseline: str | None, is_aa: bool, jobs: int, cluster: str | None,
+    budget: float | None, width: float | None, traced: tuple[int, ...], real: bool,
+    transport: str | None, out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Which is better, and at what price: A and B in the same worlds, seed by seed.
 
@@ -104,8 +143,13 @@ def compare(
     from grove_lab.compare.headline import regime as simulated
     from grove_lab.compare.judging import judge
     from grove_lab.compare.manifest import made
-    from grove_lab.compare.pairing import execute, plan
+    from grove_lab.compare.pairing import plan
+    from grove_lab.compare.stopping import Enough, execute_until
 
+    if transport is not None and not real:
+        raise click.UsageError("--transport is for --real: simulated links have none")
+    if real and traced:
+        raise click.UsageError("--trace is not for --real: no event of it can be had again")
     began, started = time.monotonic(), _now()
     ordered = _ordered(choices, baseline)
     label, honesty = "virtual", HONESTY
@@ -114,23 +158,31 @@ def compare(
     if real:
         from grove_lab.compare import live
 
-        label, honesty, regime = "live", live.HONESTY, live.regime
+        transport = transport or "tcp"
+        label, honesty, regime = "live", live.HONESTY, partial(live.regime, transport=transport)
         study = live.plan(scenario, ordered, seeds=seeds, sizes=nodes, sets=sets, is_aa=is_aa)
-        executor = live.executor
+        executor = live.over(transport)
     else:
         study = plan(scenario, ordered, seeds=seeds, sizes=nodes, sets=sets, is_aa=is_aa)
         executor = _executor(jobs, cluster)
-    with _progress(study) as tell:
-        outcomes = execute(study, executor, tell)
+    strange = [seed for seed in traced if seed not in study.seeds]
+    if strange:
+        raise click.UsageError(f"--trace seed={strange[0]}: is not among the seeds")
     measure = study.world(study.sizes[0]).measure
-    tables = judge(study, outcomes, primary=measure.primary, margin=measure.margin, is_one_world=not real)
+    enough = Enough(budget=budget, width=width)
+    with _progress(study) as tell:
+        study, outcomes, stopped = execute_until(
+            study, executor, enough, primary=measure.primary, tell=tell
+        )
+    tables = judge(study, outcomes, primary=measure.primary, margin=measure.margin, label=label)
     manifest = made(
         study, outcomes, primary=measure.primary, margin=measure.margin, command=_command(),
-        started=started, ended=_now(), label=label,
+        started=started, ended=_now(), label=label, stopped=stopped,
     )  # fmt: skip
     where = [regime(study.world(table.nodes), table.pairs) for table in tables]
     folder = _folder(out)
     _write(folder, manifest, tables, where, outcomes, honesty)
+    kept = _trace(study, outcomes, traced, folder)
     failed = sum(bool(one.violation) for one in outcomes)
     took = time.monotonic() - began
     if as_json:
@@ -138,6 +190,7 @@ def compare(
 
         print_json(
             "grove.compare", label=label, failed=failed, runs=len(outcomes), took_s=round(took, 3),
+            stopped=stopped, traces=list(map(str, kept)),
             headlines=[headline(study, one, at) for one, at in zip(tables, where, strict=True)],
             tables=tables, report=str(folder / "report.html"), manifest=str(folder / "manifest.json"),
         )  # fmt: skip
@@ -146,6 +199,8 @@ def compare(
         if real:
             workers = "real processes"
         _show(manifest, tables, where, honesty, folder, failed=failed, took=took, workers=workers)
+        for path in kept:
+            click.echo(f"Trace: {path}/   Again: grove replay {path}/run.replay.json")
     return 1 if failed else 0
 
 
@@ -163,6 +218,7 @@ def reproduce(
     """Run a comparison again from its MANIFEST, and say whether the same happened."""
     from grove_core.errors import GroveError
     from grove_lab.compare import manifest as manifests
+    from grove_lab.compare import runs, traces
     from grove_lab.compare.pairing import assembled, execute
 
     found = manifests.read(manifest)
@@ -180,10 +236,18 @@ def reproduce(
     with _progress(study) as tell:
         outcomes = execute(study, _executor(jobs, cluster), tell)
     then = {(one.side, one.nodes, one.seed): one for one in found.runs}
-    told = [
-        said for one in outcomes
-        if (said := manifests.difference(then[one.side, one.nodes, one.seed], one)) is not None
-    ]  # fmt: skip
+    prints = runs.read_prints(manifest)
+    told: list[str] = []
+    for one in outcomes:
+        was = then[one.side, one.nodes, one.seed]
+        said = manifests.difference(was, one)
+        if said is None:
+            continue
+        kept = prints.get(runs.name_of(one))
+        if not told and kept is not None:  # the first of them by its very event: one more run
+            event = traces.first_event(study, was, kept, one)
+            said = said if event is None else f"{event}\n{said}"
+        told.append(said)
     if as_json:
         from grove_core.cli.show import print_json
 
@@ -195,6 +259,8 @@ def reproduce(
             click.echo(f"note: {line}", err=True)
         if told:
             click.echo(f"different: {len(told)} of {len(outcomes)} runs. The first:\n{told[0]}")
+            if not prints:
+                click.echo(f"note: without {runs.PRINTS} the single event cannot be named", err=True)
         else:
             click.echo(f"identical: {len(outcomes)} runs, every event and every metric")
     return 1 if told else 0
@@ -235,10 +301,12 @@ def _write(
     folder: Path, manifest: Manifest, tables: Sequence[Table], where: Sequence[str],
     outcomes: Sequence[Outcome], honesty: str,
 ) -> None:  # fmt: skip
-    from grove_lab.compare import figures, report, runs
+    from grove_lab.compare import figures, report, runs, traces
     from grove_lab.compare import manifest as manifests
 
     drawn = figures.draw(manifest.study, outcomes, tables)
+    if manifest.label == "virtual":
+        drawn |= traces.worst(manifest.study, outcomes, tables)
     for name, svg in drawn.items():
         (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
     runs.write(outcomes, folder)
@@ -246,6 +314,19 @@ def _write(
     said = (manifest, tables, where, drawn, honesty)
     (folder / "report.html").write_text(report.html(*said), encoding="utf-8")
     (folder / "report.md").write_text(report.markdown(*said), encoding="utf-8")
+
+
+def _trace(study: Study, outcomes: Sequence[Outcome], seeds: Sequence[int], folder: Path) -> list[Path]:
+    """What `--trace` asks for: a folder for each side and size of these seeds that ran."""
+    from grove_lab.compare import traces
+
+    found = []
+    for one in outcomes:
+        if one.seed in seeds:
+            if sys.stderr.isatty():
+                click.echo(f"tracing {one.side}, {one.nodes:,} nodes, seed {one.seed}", err=True)
+            found.append(traces.keep(study, one, folder / "traces"))
+    return found
 
 
 def _show(
@@ -274,6 +355,8 @@ def _show(
         f"{total} runs, {failed} failed · {clock(took)} on {workers} · "
         f"manifest {short_digest(manifest)}\n"
     )
+    if manifest.stopped:
+        console.print(f"Stopped {manifest.stopped}.\n")
     console.print(shown(tables, where, honesty))
     for table, place in zip(tables, where, strict=True):
         console.print(Text(headline(study, table, place), style="bold"))

@@ -13,7 +13,6 @@ from html import escape
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, PALE, GRID = "#222222", "#767676", "#e4e4e4"
 HALO = " stroke='white' stroke-width='3' paint-order='stroke'"
-HALO = " stroke='white' stroke-width='3' paint-order='stroke'"
 FONT = "font-family='Inter,Helvetica,Arial,sans-serif'"
 
 
@@ -90,12 +89,16 @@ class Scale:
 
 
 class Plot:
-    """Two axes and what stands between them. x, y: (low, high) in data units."""
+    """Two axes and what stands between them. x, y: (low, high) in data units.
+
+    x_marks: ticks and numbers on the x axis; without them, who draws puts words there.
+    """
 
     def __init__(
         self, title: str, x: tuple[float, float], y: tuple[float, float], *, x_label: str, y_label: str,
         subtitle: str = "", log_x: bool = False, log_y: bool = False, width: float = 720,
         height: float = 400, percent: bool = False, top: float = 64,
+        x_marks: bool = True,
     ) -> None:  # fmt: skip
         self.width, self.height = width, height
         self.left, self.right, self.top, self.bottom = 72.0, width - 24, top, height - 56
@@ -104,9 +107,11 @@ class Plot:
         self.body: list[str] = []
         self.over: list[str] = []
         self.labels: list[tuple[str, str]] = []
-        self._frame(title, subtitle, x_label, y_label, percent)
+        self._frame(title, subtitle, x_label, y_label, percent, x_marks)
 
-    def _frame(self, title: str, subtitle: str, x_label: str, y_label: str, percent: bool) -> None:
+    def _frame(
+        self, title: str, subtitle: str, x_label: str, y_label: str, percent: bool, x_marks: bool
+    ) -> None:
         draw = self.body.append
         draw(text(self.left, 26, title, size=16, weight="bold"))
         if subtitle:
@@ -116,7 +121,7 @@ class Plot:
             draw(f"<path d='M{self.left:.1f} {y:.1f}H{self.right:.1f}' stroke='{GRID}'/>")
             said = f"{100 * mark:g} %" if percent else short(mark)
             draw(text(self.left - 8, y + 4, said, size=11, anchor="end", colour=PALE))
-        for mark in self.x.marks:
+        for mark in self.x.marks if x_marks else ():
             x = self.x(mark)
             draw(f"<path d='M{x:.1f} {self.bottom:.1f}v5' stroke='{PALE}'/>")
             draw(text(x, self.bottom + 18, short(mark), size=11, anchor="middle", colour=PALE))

@@ -58,15 +58,21 @@ def test_without_the_extra_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch
         on_cluster("tcp://127.0.0.1:1")
 
 
-def test_real_nodes_publish_hear_and_are_counted() -> None:
+@pytest.mark.claim("compare.live")
+@pytest.mark.parametrize("transport", ["tcp", "quic"])
+def test_real_nodes_publish_hear_and_are_counted(transport: str) -> None:
     study = live.plan(SMALL, CHOICES, seeds=[1], sizes=[5], sets=["duration=1", "join.settle=0.5"])
     study = msgspec.structs.replace(study, sides=study.sides[:1])
-    (one,) = execute(study, live.executor)
+    (one,) = execute(study, live.over(transport))
     assert one.violation == ""
     assert one.metrics["published"] == 10.0
     assert one.metrics["delivery_ratio"] == 1.0
     assert one.deliveries == 40
     assert one.metrics["messages_per_delivery"] > 0.9
+    seconds = 1.0 + study.world(5).measure.deadline
+    payloads = 100 * one.deliveries / 5  # bytes that each node must have sent, at the least
+    assert one.metrics["bytes_up_per_node_s"] > payloads / seconds
+    assert one.metrics["bytes_up_busiest_node_s"] >= one.metrics["bytes_up_per_node_s"]
     assert 0.0 < one.metrics["latency_p50_ms"] < 5000.0
     assert one.quantiles == sorted(one.quantiles)
     assert one.digest == ""

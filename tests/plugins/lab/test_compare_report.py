@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from grove_lab import geography
 from grove_lab.compare import figures, headline, manifest, report, runs
 from grove_lab.compare.judging import judge
 from grove_lab.compare.pairing import execute, here, plan
 
 SMALL = Path(__file__).with_name("small.toml")
+SEEDED = plan(SMALL, ["broadcast=plumtree", "broadcast=flood"], seeds=[1, 2], sizes=[8])
 HOSTILE = '<script>alert("1")</script>&'
 
 
@@ -92,7 +94,11 @@ def test_figures_are_whole_svg_files(folder: Path) -> None:
     # Tables 2 and 4 are the control's, of which only the forest is drawn.
     assert names == sorted(
         ["forest-1", "forest-2", "forest-3", "forest-4", "scaling"]
-        + [f"{kind}-{number}" for kind in ("delivery", "trade", "series", "shape") for number in (1, 3)]
+        + [
+            f"{kind}-{number}"
+            for kind in ("delivery", "boxes", "trade", "series", "shape")
+            for number in (1, 3)
+        ]
     )
     for path in (folder / "figures").iterdir():
         root = ElementTree.fromstring(path.read_text())
@@ -105,6 +111,38 @@ def test_what_it_does_not_know_stands_in_it(folder: Path) -> None:
         text = (folder / name).read_text()
         assert "not modelled: congestion control" in text
         assert "small (12 nodes, links of 10-50 ms, 100 B × 10/s, faults: crash of 20 % at 3 s" in text
+
+
+def test_boxes_stand_for_regions_where_there_are_some() -> None:
+    """Receivers far from everybody get theirs later; each box is that of the region's own deliveries."""
+    sets = ["network.latency=regions", "measure.deadline=4", "duration=10"]
+    study = plan(SMALL, ["broadcast=plumtree", "broadcast=flood"], seeds=[1, 2], sizes=[40], sets=sets)
+    a, b = (execute(study, here)[at::2] for at in (0, 1))
+    places = a[0].regions
+    assert set(places) <= set(geography.STOCK["gossipsub-interop"].names)
+    assert len(places) > 3
+    assert all(ends == sorted(ends) and len(ends) == 5 for ends in places.values())
+    drawn = figures.boxes(a, b)
+    assert drawn is not None
+    ElementTree.fromstring(drawn)
+    assert "Time to delivery, by region" in drawn
+    assert drawn.count("<title>europe</title>") == 2
+    assert "seed by seed" in (figures.boxes(*(execute(SEEDED, here)[at::2] for at in (0, 1))) or "")
+
+
+def test_a_live_report_says_so_over_its_intervals_and_one_that_stopped_says_why() -> None:
+    outcomes = execute(SEEDED, here)
+    tables = judge(SEEDED, outcomes, primary="latency_p95_ms", margin=0.03, label="live")
+    made = manifest.made(
+        SEEDED, outcomes, primary="latency_p95_ms", margin=0.03, command="", started="", ended="",
+        label="live", stopped="after 2 of 9 seeds: the budget of 10 s was spent",
+    )  # fmt: skip
+    drawn = figures.draw(SEEDED, outcomes, tables)
+    assert "each with its 95 % interval, live" in drawn["forest"]
+    for write in (report.html, report.markdown):
+        said = write(made, tables, ["here"], drawn, "")
+        assert "95 % interval, live" in said
+        assert "Stopped after 2 of 9 seeds: the budget of 10 s was spent." in said
 
 
 def test_the_control_is_drawn_as_a_band(folder: Path) -> None:
@@ -127,5 +165,5 @@ def test_a_browser_opens_it_from_disk(folder: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0
-    assert done.stdout.count("<svg") == 13
+    assert done.stdout.count("<svg") == 15
     assert "grove reproduce manifest.json" in done.stdout

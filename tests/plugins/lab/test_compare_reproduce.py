@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grove_lab.compare import manifest
+from grove_lab.compare import manifest, runs
 
 SMALL = Path(__file__).with_name("small.toml")
 
@@ -97,6 +98,7 @@ def tampered(compared: Path, tmp_path: Path, change: Any) -> Path:
     change(tree)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(tree))
+    (tmp_path / runs.PRINTS).write_bytes((compared / "out" / runs.PRINTS).read_bytes())
     return path
 
 
@@ -112,6 +114,14 @@ def test_another_history_is_told_with_the_moment_it_parts(compared: Path, tmp_pa
     assert "different: 2 of 2 runs. The first:" in done.stdout
     assert "broadcast=plumtree, 12 nodes, seed 2: the same until t = " in done.stdout
     assert "the first metric that differs is " in done.stdout
+    assert re.search(
+        r"the first that differs is event [\d,]+, which now is \w+ .* at node \d+ \(t = [\d.]+ s",
+        done.stdout,
+    )
+    (tmp_path / runs.PRINTS).unlink()
+    done = grove("reproduce", path, "--seeds", "2,", "--jobs", "1", cwd=tmp_path)
+    assert "which now is" not in done.stdout
+    assert "note: without events.prints the single event cannot be named" in done.stderr
 
 
 def test_another_figure_of_the_same_history_is_told(compared: Path, tmp_path: Path) -> None:
