@@ -19,8 +19,8 @@ class Progress:
     match: it is known to hold our log up to here. next: what to send next. told: the commit index it
     was last sent. is_paused: a probe is out. inflight: (last index, bytes) of appends not acknowledged.
     is_active: heard since quorum was last checked. round: newest heartbeat it answered; matched: the
-    round in which match last grew. snapshot: which one it is being sent; taken, sent: bytes. loss: of
-    what it forgot, while it counts for nothing; noted: index at which our log takes note; noted_at: when.
+    round in which match last grew. snapshot: which one it is being sent; taken, sent: bytes; taken_in:
+    the round in which taken last changed. loss: of what it forgot, while it counts for nothing; noted: index at which our log takes note; noted_at: when.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class Progress:
         "snapshot",
         "state",
         "taken",
+        "taken_in",
         "told",
     )
 
@@ -58,6 +59,7 @@ class Progress:
         self.snapshot = 0
         self.sent = 0
         self.taken = 0
+        self.taken_in = 0
         self.loss = b""
         self.noted = 0
         self.noted_at = 0.0
@@ -99,8 +101,12 @@ class Progress:
     def send_snapshot(self, index: int) -> None:
         self.state = "snapshot"
         self.snapshot = index
-        self.sent = self.taken = 0
+        self.sent = self.taken = self.taken_in = 0
         self._clear()
+
+    def takes(self, offset: int, round: int) -> None:
+        """It has so many bytes of the snapshot, as it answers in a round."""
+        self.taken, self.taken_in = offset, round
 
     def _clear(self) -> None:
         self.inflight.clear()

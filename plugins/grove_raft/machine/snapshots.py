@@ -99,10 +99,15 @@ class Snapshots(Replication):
         if progress.state == "snapshot" and msg.index == progress.snapshot == self.log.snapshot.index:
             total = len(self.log.snapshot.state)
             if progress.taken < msg.offset < total:
-                progress.taken = msg.offset
+                progress.takes(msg.offset, msg.round)
                 progress.sent = max(progress.sent, msg.offset)
                 if progress.sent < total:
                     self._send_pieces(ctx, peer, progress)
+            elif msg.offset < progress.taken and msg.round > progress.taken_in:
+                # Pieces newer than what it acknowledged found less there: it began another life.
+                progress.takes(msg.offset, msg.round)
+                progress.sent = msg.offset
+                self._send_pieces(ctx, peer, progress)
         self.heard_from(ctx, peer, progress)
 
     # Followers.
@@ -116,7 +121,8 @@ class Snapshots(Replication):
         log = self.log
         if msg.index <= self.commit or log.term_at(msg.index) == msg.last_term:
             # We have what it stands for: never go back to an older state (etcd PR#1763).
-            self.incoming = None
+            if self.incoming is not None and self.incoming.index <= msg.index:
+                self.incoming = None
             if msg.index > self.commit:
                 self.commit_up_to(ctx, msg.index)
             self._took(ctx, peer, msg)

@@ -19,6 +19,7 @@ from grove_raft.messages import (
     Appended,
     AskRead,
     Chunk,
+    ChunkTaken,
     Entry,
     Forward,
     Members,
@@ -467,6 +468,37 @@ def test_an_old_snapshot_does_not_replace_a_newer_log_that_agrees() -> None:  # 
     assert (answer[1].ok, answer[1].index, stage.raft.commit) == (True, 2, 2)
     snapshot_of(stage, 1, 1)
     assert stage.raft.commit == 2
+
+
+def piece(stage: Stage, index: int, offset: int, data: bytes) -> Any:
+    (answer,) = stage.get(B, Chunk, 2, index, 2, Members((ME, B, C)), offset, 10, data, 1)
+    return answer[1]
+
+
+def test_a_late_piece_of_an_older_snapshot_does_not_end_a_newer_one() -> None:  # storm 5019
+    stage = Stage()
+    snapshot_of(stage, 4, 2)
+    assert piece(stage, 9, 0, b"first").offset == 5
+    snapshot_of(stage, 4, 2)
+    assert piece(stage, 9, 5, b"other").index == 9
+    assert stage.raft.log.snapshot.state == b"firstother"
+
+
+def test_who_lost_the_pieces_it_had_gets_them_again() -> None:  # storm 5019
+    """A follower that begins another life before its leader notices acknowledges less than before."""
+    stage = Stage(trailing=0, append_bytes=1024, inflight_bytes=2048).lead()
+    stage.acknowledge(B)
+    stage.raft.on_event(stage.ctx, SnapshotTaken(1, bytes(10_000)))
+    stage.ctx.take()
+    stage.ctx.fire(stage.raft, HEARTBEAT)
+    assert [chunk.offset for to, chunk in stage.ctx.sent() if to == C] == [0, 1024]
+    stage.get(C, ChunkTaken, 1, 1, 2048, stage.raft.round)
+    assert stage.get(C, ChunkTaken, 1, 1, 1024, stage.raft.round) == [], "late, of the same round"
+    stage.ctx.fire(stage.raft, HEARTBEAT)
+    assert [chunk.offset for to, chunk in stage.ctx.sent() if to == C] == [2048, 3072]
+    sent = stage.get(C, ChunkTaken, 1, 1, 0, stage.raft.round)
+    assert [chunk.offset for _, chunk in sent] == [0, 1024]
+    assert stage.get(C, ChunkTaken, 1, 1, 0, stage.raft.round) == [], "of the other piece"
 
 
 def test_a_restart_between_a_snapshot_and_the_end_of_the_log_it_replaces() -> None:
