@@ -430,13 +430,15 @@ class GossipSub(Machine[Rpc]):
             if scores is not None:
                 scores.invalid(peer, topic)
             return
+        if len(publication.data) > self.config.max_payload:
+            return  # more than we pass on, and not worth a hash
         mid = self.id_of(publication)
         if mid in self.seen.times:
             if scores is not None:
                 scores.duplicate(peer, mid, topic, ctx.now)
             return
-        if publication.author == ctx.me or len(publication.data) > self.config.max_payload:
-            return  # our own, come back; or more than we pass on
+        if publication.author == ctx.me:
+            return  # our own, come back
         self.seen.add(mid, ctx.now)
         if self.promises:
             self.promises.kept(mid)

@@ -16,7 +16,6 @@ drafts' among them: their numbers collide (6 of Control is something else in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -26,6 +25,7 @@ from grove_core import protobuf
 from grove_core.errors import LocalProtocolError, RemoteProtocolError
 from grove_core.machine import Message, PeerId
 from grove_core.specs import Proof
+from grove_gossipsub.recent import Copies, of_each
 
 DOMAIN: Final = b"libp2p-pubsub:"
 
@@ -39,8 +39,6 @@ OVERHEAD: Final = 1024
 """Bytes of a message beside its data: author, seqno, topic, signature, key (RSA 4096: 550), tags."""
 MAX_ENTRIES: Final = 65_536
 """Things (messages, ids, topics, peers) in one RPC: what 1 MiB of 20-byte ids holds, and some."""
-REMEMBERED_SIZE: Final = 4096
-"""Bytes of a message up to which a copy is recognised before it is read; 256 are remembered."""
 MAX_TOPIC: Final = 512
 """Bytes of a topic's name in UTF-8."""
 MAX_ID: Final = 256
@@ -126,17 +124,16 @@ class Rpc(Message, frozen=True, gc=False):
 # Names and signatures.
 
 
-@lru_cache(maxsize=64)
+@of_each
 def signed_bytes(publication: Publication) -> bytes:
     """What the author signs: the prefix and fields 1 to 4."""
     return DOMAIN + _fields_1_to_4(publication)
 
 
-# Each copy of a message asks for its id anew; 256 publications are few enough to keep alive.
-@lru_cache(maxsize=256)
+@of_each
 def content_id(publication: Publication) -> bytes:
     """Grove's message id: SHA-256 of the signed bytes, 32 bytes; equal in every stack that can hash."""
-    return sha256(DOMAIN + _fields_1_to_4(publication)).digest()
+    return sha256(signed_bytes(publication)).digest()
 
 
 def libp2p_id(publication: Publication) -> bytes:
@@ -308,7 +305,7 @@ class _Reader:
 
     def _publication(self, data: bytes) -> Publication:
         self._count()
-        return _copy_read(data) if len(data) <= REMEMBERED_SIZE else _read_publication(data)
+        return _copy_read(data)
 
     def _topic_and_ids(self, data: bytes) -> tuple[str, tuple[bytes, ...]]:
         topic, ids = "", []
@@ -366,8 +363,7 @@ def _read_publication(data: bytes) -> Publication:
     return Publication(topic, body, PeerId(author), seqno, signature, key)
 
 
-# Mesh peers send the same bytes again: read once; the copy is the same object, whose hashes are known.
-_copy_read = lru_cache(maxsize=256)(_read_publication)
+_copy_read = Copies(_read_publication)
 
 
 def _peer_info(data: bytes) -> PeerInfo:

@@ -160,6 +160,18 @@ def test_our_own_message_that_comes_back_is_dropped() -> None:
     assert scene.ctx.take(Emit, Send) == []
 
 
+@pytest.mark.claim("gossipsub.remembered-bytes")
+def test_a_payload_beyond_max_payload_is_nothing_and_is_not_even_hashed() -> None:
+    scene = Scene(3, mesh=2, max_payload=10)
+
+    def never(publication: Publication) -> bytes:
+        raise AssertionError(f"{len(publication.data)} bytes were hashed")
+
+    scene.machine.id_of = never
+    scene.hear(1, carrying(said(data=bytes(11))))
+    assert scene.ctx.take(Emit, Send) == []
+
+
 @pytest.mark.claim("gossipsub.forgery-is-p4")
 def test_a_forged_message_costs_its_bringer_p4_and_the_others_in_the_frame_are_delivered() -> None:
     scene = Scene(2, mesh=2, scores=BLAME)
