@@ -23,6 +23,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "latency_p50_ms": ("ms", "down"),
     "latency_p95_ms": ("ms", "down"),
     "latency_p99_ms": ("ms", "down"),
+    "latency_p999_ms": ("ms", "down"),
     "latency_last_ms": ("ms", "down"),
     "duplicates_per_delivery": ("", "down"),
     "messages_per_delivery": ("", "down"),
@@ -57,6 +58,9 @@ UNITS: dict[str, tuple[str, str]] = {
     "published": ("messages", ""),
 }
 """Metric -> (unit, which way is better; "" for neither)."""
+
+FAR = 10_000
+"""Deliveries from which a p99.9 is told: ten lie beyond it."""
 
 BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a box and its whiskers."""

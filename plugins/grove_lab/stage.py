@@ -36,7 +36,7 @@ from grove_lab.clients import Clients
 from grove_lab.conduct import Conduct, attacking
 from grove_lab.deliveries import Deliveries
 from grove_lab.faults import Trouble
-from grove_lab.metrics import Point, by_stream, pieces, quantile, recovery, shape
+from grove_lab.metrics import FAR, Point, by_stream, pieces, quantile, recovery, shape
 from grove_lab.scenario import Class, Scenario
 from grove_lab.standins import settled
 from grove_lab.streams import number, stream
@@ -516,6 +516,8 @@ class Stage:
             ascending = sorted(deliveries.samples)
             for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
                 found[f"latency_{name}_ms"] = 1e3 * quantile(ascending, q)
+            if len(ascending) >= FAR:
+                found["latency_p999_ms"] = 1e3 * quantile(ascending, 0.999)
             total = sum(deliveries.hops.values())
             found["hops_mean"] = sum(hop * count for hop, count in deliveries.hops.items()) / total
         found |= by_stream(messages, deliveries.streams)

@@ -34,6 +34,7 @@ FAMILY: dict[str, str] = {
     "latency_p50_ms": "delivery p50 (ms)",
     "latency_p95_ms": "delivery p95 (ms)",
     "latency_p99_ms": "delivery p99 (ms)",
+    "latency_p999_ms": "delivery p99.9 (ms)",
     "latency_last_ms": "last node (ms)",
     "bytes_up_per_node_s": "upload/node (B/s)",
     "bytes_up_busiest_node_s": "busiest upload (B/s)",

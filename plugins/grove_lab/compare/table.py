@@ -106,7 +106,9 @@ def footnotes(table: Table) -> list[str]:
     if table.failed:
         runs = len({(side, seed) for side, seed, _ in table.failed})
         notes.append(f"{runs} failed; the intervals are of the {table.pairs} pairs where both ended.")
-    return notes + [f"{note[0].upper()}{note[1:]}." for note in table.notes]
+    return notes + [
+        f"{note if note[1:2].isdigit() else note[0].upper() + note[1:]}." for note in table.notes
+    ]
 
 
 def band(row: Row) -> str:
