@@ -132,7 +132,8 @@ def _sides(manifest: Manifest) -> str:
 
 def _sentence(table: Table) -> str:
     said = finding(table)
-    return said[0].upper() + said[1:] if table.failed else said
+    named = said.startswith(short_names(table.a, table.b))  # a plugin's name keeps its small letter
+    return said if named else said[0].upper() + said[1:]
 
 
 def _table(table: Table) -> str:

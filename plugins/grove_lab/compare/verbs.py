@@ -183,6 +183,9 @@ def compare(
     folder = _folder(out)
     _write(folder, manifest, tables, where, outcomes, honesty)
     kept = _trace(study, outcomes, traced, folder)
+    for seed in traced:
+        if seed not in study.seeds:
+            click.echo(f"note: no trace of seed {seed}: it was stopped before that", err=True)
     failed = sum(bool(one.violation) for one in outcomes)
     took = time.monotonic() - began
     if as_json:
