@@ -62,7 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     patience: Seconds = 1.0
     """certified: how long the others leave it to f + 1 of them to say that a timer is due or that a
-    message came, and when they say it again. Guess."""
+    message came, and when they say it again. trusting: how long a member to whom an entry was only named
+    waits for its group's decision before it asks the leader for the entry, and asks again. Guess."""
 
     pending: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
     """Decisions of the own group that wait for the upper protocol, and entries that wait for earlier

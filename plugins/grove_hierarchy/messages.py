@@ -1,7 +1,8 @@
 """Hierarchical consensus on the wire, `/grove/hierarchy/1.0.0`, and inside the protocols it hosts.
 
     Envelope                       what the hosted protocols say to their like
-    Down, Behind, AskLeads, Leads  trusting: a leader and its group; who leads it now
+    Down, Named, Behind            trusting: a leader tells its group the order; a member asks
+    AskLeads, Leads                trusting: who leads a group now
     Share, Certified               certified: a group says something to another one
     Seal                           an epoch ended here, and the next one begins
     Ping, Pong                     is a member of the group that we watch there?
@@ -181,6 +182,18 @@ class Down(Message, frozen=True, gc=False):
     roll: Roll | None = None
 
 
+class Named(Message, frozen=True, gc=False):
+    """A leader to its group: at this position of the global order is what we decided on under this id.
+
+    digest: sha256 of the entry. leader, epoch: as in Down. Who lacks the entry asks by Behind."""
+
+    position: Number
+    id: Name
+    digest: Digest
+    leader: Annotated[PeerId, Meta(max_length=64)]
+    epoch: Number
+
+
 class Behind(Message, frozen=True, gc=False):
     """A member to its leader: what came after position `have`?"""
 
@@ -293,7 +306,7 @@ class Nothing(Message, frozen=True, gc=False):
 
 
 CODEC = MsgpackCodec(
-    Envelope, Down, Behind, AskLeads, Leads, Share, Certified, Seal, Ping, Pong,
+    Envelope, Down, Named, Behind, AskLeads, Leads, Share, Certified, Seal, Ping, Pong,
     Fetch, Segment, FetchState, Piece, Which, Opened, Nothing,
     max_size=MAX_BODY + 65_536,
 )  # fmt: skip

@@ -4,6 +4,7 @@
     history.py     the global order at one member: kept, forgotten, fetched
     epochs.py      members come and go, groups are drawn anew
     trusting.py    the leaders run the upper protocol, as DLCA_R_P is published
+    told.py        what a leader told its group, until the group has it all
     certified.py   the groups run it, each by a quorum of its members
     replica.py     how a group runs one machine
 

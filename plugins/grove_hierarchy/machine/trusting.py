@@ -8,6 +8,9 @@ lies forks the order (the `certified` variant is for that); one that crashes is 
 protocol. The new leader is let into the upper protocol on the word of f + 1 of its group, of whom one is
 correct, in the place of the old one: a group never has two votes.
 
+Down goes only what the group has not: an entry that it decided on itself is named to it, and comes whole
+only for a member that asks (told.py).
+
 With `flow = "all"` a leader takes another group's entry in the upper protocol only after its own group
 has decided on it: what the upper protocol acknowledges, a quorum of each group of a majority has.
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from grove_core.events import (
     Committed,
@@ -36,6 +39,7 @@ from grove_core.machine import Event, PeerId, handles
 from grove_hierarchy.machine.epochs import Epochs
 from grove_hierarchy.machine.history import OPEN
 from grove_hierarchy.machine.order import LEADERS, Ctx, seated
+from grove_hierarchy.machine.told import Told, digest_of
 from grove_hierarchy.messages import (
     Accept,
     AskLeads,
@@ -44,6 +48,7 @@ from grove_hierarchy.messages import (
     Entry,
     GroupCommand,
     Leads,
+    Named,
     Nudge,
     Roll,
     Wish,
@@ -51,6 +56,8 @@ from grove_hierarchy.messages import (
     decode_roll,
     encode,
 )
+
+LACKING: Final = "lacking"
 
 MAX_DONE = 65_536
 """Ids of the own group's entries known to be ordered; of older ones a late repetition is harmless."""
@@ -68,6 +75,9 @@ class Trusting(Epochs):
         self._done: dict[bytes, None] = {}
         self._waiting: dict[bytes, Entry] = {}
         """Decided by the group and not yet ordered."""
+        self._others: dict[bytes, Entry] = {}
+        """The same, of other groups: flow = "all"."""
+        self._told = Told()
         self._overdue: dict[bytes, None] = {}
         """Those that waited already when we last looked."""
         self._unseat()
@@ -81,6 +91,10 @@ class Trusting(Epochs):
         self._counted = 0  # positions of this epoch that the upper protocol here has told of in this life
         self._index = 0
         self._waiting.clear()
+        self._others.clear()
+        self._told = Told()
+        self._lacking_since: int | None = None
+        """The position at which we began to wait for a body; None if we do not."""
         self._overdue = {}
         self._vouched_for: dict[PeerId, Leads] = {}
         self._upper_leader: PeerId = PeerId(b"")
@@ -104,6 +118,11 @@ class Trusting(Epochs):
         self.introduce(ctx, self.above)
         self.host_group(ctx)
 
+    def leave_epoch(self, ctx: Ctx) -> None:
+        self._told = Told()
+        ctx.cancel_timer(LACKING)
+        super().leave_epoch(ctx)
+
     # Up.
 
     def decided(self, ctx: Ctx, event: Committed, command: GroupCommand) -> None:
@@ -119,6 +138,7 @@ class Trusting(Epochs):
             del self._waiting[next(iter(self._waiting))]
         if self.group_leader == ctx.me:
             self._raise(ctx, entry)
+        self._follow(ctx)
 
     def _raise(self, ctx: Ctx, entry: Entry) -> None:
         wanted = Proposed(entry.id, encode(entry))
@@ -143,8 +163,9 @@ class Trusting(Epochs):
                 return
             self._counted += 1
             if self.opening.position + self._counted == self.roll.position + 1 and not self.is_closed:
+                is_theirs = self._decided_here(entry.id) == entry
                 self.take(ctx, entry)
-                self._push(ctx, entry)
+                self._push(ctx, entry, is_theirs)
         elif isinstance(event, Restored):
             roll = decode_roll(event.state)
             if roll is not None and roll.epoch == self.opening.epoch:
@@ -169,6 +190,7 @@ class Trusting(Epochs):
         """One whom we believe says where the order is."""
         if roll.position > self.roll.position and not self.is_closed:
             self.adopt(ctx, roll)
+            self._follow(ctx)
 
     # Up, when every group has to agree: messages to the upper protocol wait for ours.
 
@@ -201,6 +223,11 @@ class Trusting(Epochs):
 
     def _has_accepted(self, ctx: Ctx, entry: Entry) -> None:
         self._remember(self._accepted, entry.id)
+        if entry.id not in self._done:
+            self._others[entry.id] = entry
+            if len(self._others) > self.config.pending:
+                del self._others[next(iter(self._others))]
+            self._follow(ctx)
         for peer in tuple(self._held):
             self._let_through(ctx, peer)
 
@@ -222,30 +249,76 @@ class Trusting(Epochs):
     def _ordered(self, entry: Entry) -> None:
         """What is ordered is waited for no longer."""
         self._waiting.pop(entry.id, None)
+        self._others.pop(entry.id, None)
         self._remember(self._done, entry.id)
 
-    def _push(self, ctx: Ctx, entry: Entry) -> None:
+    def _push(self, ctx: Ctx, entry: Entry, is_theirs: bool) -> None:
+        """Tell our group what is ordered: the name alone of what waited here, and so with the others."""
         if self.group_leader != ctx.me:
             return
-        down = Down(self.roll.position, (entry,), self._upper_leader, self._epoch)
+        said = (self._upper_leader, self._epoch)
+        down: Down | Named
+        if is_theirs:
+            down = Named(self.roll.position, entry.id, digest_of(entry), *said)
+        else:
+            down = Down(self.roll.position, (entry,), *said)
         for peer in self.group.members:
             if peer != ctx.me:
                 ctx.send(peer, down)
 
+    @handles(Named)
+    def on_named(self, ctx: Ctx, peer: PeerId, msg: Named) -> None:
+        if not self._is_told(ctx, peer, msg):
+            return
+        self._told.put(msg.position, self.roll.position, msg)
+        self._follow(ctx)
+        if self._told.has_gap(self.roll.position):
+            ctx.send(peer, Behind(self.roll.position))
+
     @handles(Down)
     def on_down(self, ctx: Ctx, peer: PeerId, msg: Down) -> None:
-        if not self.inside or peer != self.group_leader:
+        if not self._is_told(ctx, peer, msg):
             return
-        self._is_heard = True
-        if ctx.me not in self.upper:
-            self.led_by(ctx, msg.leader or None, msg.epoch)
         if msg.roll is not None and msg.roll.epoch == self.opening.epoch:
             self._take_roll(ctx, msg.roll)
         for position, entry in enumerate(msg.entries, msg.first):
-            if position == self.roll.position + 1 and not self.is_closed:
-                self.take(ctx, entry)
-        if msg.entries and (msg.first > self.roll.position + 1 or len(msg.entries) > 1):
+            self._told.put(position, self.roll.position, entry)
+        self._follow(ctx)
+        if msg.entries and (self._told.has_gap(self.roll.position) or len(msg.entries) > 1):
             ctx.send(peer, Behind(self.roll.position))  # a gap, or more where that came from
+
+    def _is_told(self, ctx: Ctx, peer: PeerId, msg: Down | Named) -> bool:
+        """Whether it is our leader who speaks; if so it lives, and says who leads above."""
+        if not self.inside or peer != self.group_leader:
+            return False
+        self._is_heard = True
+        if ctx.me not in self.upper:
+            self.led_by(ctx, msg.leader or None, msg.epoch)
+        return True
+
+    def _follow(self, ctx: Ctx) -> None:
+        """Take what we were told as far as we have it, and do not wait for the rest for ever."""
+        while not self.is_closed:
+            entry = self._told.following(self.roll.position, self._decided_here)
+            if entry is None:
+                break
+            self.take(ctx, entry)
+        is_lacking = self._told.last > self.roll.position and not self.is_closed
+        if is_lacking and self._lacking_since is None:
+            self._lacking_since = self.roll.position
+            ctx.set_timer(LACKING, self.config.patience)
+
+    def _decided_here(self, id: bytes) -> Entry | None:
+        return self._waiting.get(id) or self._others.get(id)
+
+    def on_timer(self, ctx: Ctx, key: Any) -> None:
+        if key != LACKING:
+            super().on_timer(ctx, key)
+            return
+        since, self._lacking_since = self._lacking_since, None
+        self._follow(ctx)
+        if since == self.roll.position and self._lacking_since is not None and self.group_leader:
+            ctx.send(self.group_leader, Behind(since))
 
     @handles(Behind)
     def on_behind(self, ctx: Ctx, peer: PeerId, msg: Behind) -> None:
@@ -262,6 +335,9 @@ class Trusting(Epochs):
     def on_group_leader(self, ctx: Ctx, event: LeaderChanged) -> None:
         if event.leader is None or event.epoch < self.group_epoch:
             return  # we are between views, alone perhaps; or the group told us of a later one
+        if self._told.last > self.roll.position and event.leader not in (ctx.me, self.group_leader):
+            ctx.send(event.leader, Behind(self.roll.position))
+        self._told = Told()
         self.group_leader, self.group_epoch = event.leader, event.epoch
         self._is_heard, self._silences = True, 0
         if event.leader == ctx.me:
@@ -309,7 +385,7 @@ class Trusting(Epochs):
             return
         if peer == self.group_leader and msg.epoch == self.group_epoch:
             self._tell(ctx)
-        elif msg.epoch < self.group_epoch:
+        elif msg.epoch <= self.group_epoch:  # the same: it woke between views, and knows no leader
             ctx.send(peer, Leads(self.village.name, self.group_epoch, self.group_leader))
 
     def _tell(self, ctx: Ctx) -> None:
@@ -331,9 +407,12 @@ class Trusting(Epochs):
         said = sum(self._vouched_for.get(member) == msg for member in group.members)
         if said < group.weak:
             return
-        if group is self.group and msg.epoch > self.group_epoch:
+        is_news = msg.epoch > self.group_epoch or self.group_leader is None
+        if group is self.group and is_news:
             self.group_leader, self.group_epoch = msg.leader, msg.epoch
-            ctx.send(msg.leader, Behind(self.roll.position))
+            self._told = Told()
+            if msg.leader != ctx.me:
+                ctx.send(msg.leader, Behind(self.roll.position))
         if self._upper_leader != ctx.me or msg.leader in self.upper:
             return
         others = tuple(voter for voter in self.upper if voter not in group.rank)

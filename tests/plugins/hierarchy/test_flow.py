@@ -30,9 +30,9 @@ def test_a_decision_of_a_hundred_costs_what_the_formula_says() -> None:
     print(dict(sent))
     group = sum(sent[f"group:{kind}"] for kind in ("PrePrepare", "Prepare", "Commit"))
     assert group == m * 2 * g * (g - 1)
-    assert sent["Down"] == m * (g - 1)
+    assert sent["Named"] == m * (g - 1)  # all have it from their own group
     assert sent["leaders:Append+"] + sent["leaders:Appended"] + sent["leaders:Append"] == 3 * (m - 1)
-    # 1,927 without the g replies: who asks is a member, and hears of it by Down.
+    # 1,927 without the g replies: who asks is a member, and is told of it by its leader.
     assert sum(sent.values()) == 1_927 - g
 
 

@@ -137,9 +137,9 @@ def test_a_decision_of_a_hundred_costs_what_the_formula_says() -> None:
     group = sum(sent[f"group:{kind}"] for kind in ("PrePrepare", "Prepare", "Commit"))
     upper = sent["leaders:Append+"] + sent["leaders:Appended"] + sent["leaders:Append"]
     assert group == 2 * g * (g - 1)
-    assert sent["Down"] == m * (g - 1)
+    assert (sent["Down"], sent["Named"]) == ((m - 1) * (g - 1), g - 1)
     assert upper == 3 * (m - 1)
-    # 307 without the g replies: who asks is a member, and hears of it by Down.
+    # 307 without the g replies: who asks is a member, and is told of it by its leader.
     assert sum(sent.values()) == 307 - g
 
 
