@@ -15,7 +15,8 @@ With `flow = "all"` a leader takes another group's entry in the upper protocol o
 has decided on it: what the upper protocol acknowledges, a quorum of each group of a majority has.
 
 Deviations: supervision replaces a leader that is silent, not one that is merely unfaithful; there is no
-reputation.
+reputation. With `flow = "all"` the origin's group decides first and the others after it, three delays
+later than all at once: what its own group rejects must not stand in the upper log already.
 """
 
 from __future__ import annotations
