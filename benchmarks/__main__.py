@@ -22,6 +22,7 @@ SCRIPTS = {
     "startup.py": "A whole node: until it listens, and at rest",
     "tcp.py": "TCP: set-up, one stream, requests, memory",
     "quic.py": "QUIC: the same, beside bare aioquic",
+    "gossip.py": "GossipSub: a delivery beside js-libp2p",
     "consensus.py": "Consensus on disks: 3 voters beside etcd and PySyncObj",
     "consensus.py --nodes 5": "Consensus on disks: 5 voters",
     "consensus.py --failover": "Consensus: the leader is killed",
