@@ -20,7 +20,8 @@ class Progress:
     was last sent. is_paused: a probe is out. inflight: (last index, bytes) of appends not acknowledged.
     is_active: heard since quorum was last checked. round: newest heartbeat it answered; matched: the
     round in which match last grew. snapshot: which one it is being sent; taken, sent: bytes; taken_in:
-    the round in which taken last changed. loss: of what it forgot, while it counts for nothing; noted: index at which our log takes note; noted_at: when.
+    the round in which taken last changed. loss: of what it forgot, while it counts for nothing; noted:
+    index at which our log takes note; noted_at: when.
     """
 
     __slots__ = (

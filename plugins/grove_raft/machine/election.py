@@ -34,8 +34,8 @@ class Election(State):
     def arm_election(self, ctx: Ctx) -> None:
         """Wait for a leader for a time drawn anew from [T, 2T).
 
-        Anew under each leader: of those who keep their draw the patient ones outlive every leader, and the
-        next election waits for the worst of them (median 1.5 T after a crash in three, instead of 1.3).
+        Anew under each leader: of those who keep their draw the patient ones outlive every leader, and
+        the next election waits for the worst of them (median 1.5 T after a crash in three, not 1.3).
         """
         self._patient_since = ctx.now
         self._timeout = self.config.election_timeout * (1.0 + ctx.rng.random())
