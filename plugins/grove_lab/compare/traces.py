@@ -38,7 +38,7 @@ from grove_lab.run import Progress, Run, run
 from grove_lab.stage import PRINTED, Stage
 
 PATIENCE = 60.0
-"""Seconds of this machine that a run may have taken to be run again unasked, for its picture."""
+"""Processor seconds that a run may have taken to be run again unasked, for its picture."""
 
 AFTER = 0.02
 """Share of a message's time that is shown beyond its end."""
@@ -142,7 +142,7 @@ def worst(study: Study, outcomes: Sequence[Outcome], tables: Sequence[Table]) ->
                 continue
             drawn.add((side, table.nodes))
             one = max(runs, key=lambda one: one.worst.last if one.worst else 0.0)
-            if one.wall_s <= PATIENCE:
+            if one.cpu_s <= PATIENCE:
                 svg = diagram(study, one, short_names(table.a, table.b)[letter == "b"])
                 if svg is not None:
                     found[f"spacetime_{letter}{tail}"] = svg
