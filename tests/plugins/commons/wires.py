@@ -26,6 +26,7 @@ class Wires:
         """Bytes, in all."""
         self._open: dict[Pair, asyncio.Event] = {}
         self._sockets: dict[Pair, socket.socket] = {}
+        self._ends: dict[asyncio.StreamWriter, None] = {}
         self.through: list[list[int]] = []
         for x in range(len(ports)):
             row = []
@@ -61,34 +62,48 @@ class Wires:
         loop = self._loop
         asyncio.set_event_loop(loop)
 
+        servers: list[asyncio.Server] = []
+
         async def begin() -> None:
             for pair, listening in self._sockets.items():
                 gate = self._open[pair] = asyncio.Event()
                 gate.set()
-                await asyncio.start_server(self._accept(pair), sock=listening)
+                servers.append(await asyncio.start_server(self._accept(pair), sock=listening))
             self._began.set()
+
+        async def end() -> None:
+            carrying = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in carrying:
+                task.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
+            for server in servers:
+                server.close()
+            for writer in self._ends:
+                writer.transport.abort()
+            await asyncio.sleep(0)  # the transports close their sockets
 
         loop.run_until_complete(begin())
         loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            loop.run_until_complete(asyncio.sleep(0.05))
+        loop.run_until_complete(end())
         loop.close()
 
     def _accept(self, pair: Pair):  # type: ignore[no-untyped-def]
         x, y = pair
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._ends[writer] = None
             try:
                 await self._open[x, y].wait()  # a SYN is lost like anything else
                 there, back = await asyncio.open_connection("127.0.0.1", self.ports[y])
             except OSError:
                 writer.close()
+                del self._ends[writer]
                 return
+            self._ends[back] = None
             await asyncio.gather(
                 self._pump(reader, back, self._open[x, y]), self._pump(there, writer, self._open[y, x])
             )
+            del self._ends[writer], self._ends[back]
 
         return carry
 
