@@ -142,20 +142,29 @@ class Records:
         self._file.write(self._promise)
         self._weight += 12_288 + sum(128 + len(row[2]) for row in rows)
         if self._weight > COPY_EVERY:
-            self._copy("PASSIVE")  # waits for no reader
+            self._copy()
 
     def _copy_all(self) -> None:
-        self._copy("TRUNCATE")
+        # Emptied only once it is said that nobody needs it: killed in between, it is not missed.
+        if self._copy():
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _copy(self, how: str) -> None:
-        """Bring the log into the main file, saying so before and after: half a copy needs its log."""
+    def _copy(self) -> bool:
+        """Bring the log into the main file, saying so before and after: half a copy needs its log.
+
+        Waits for no reader. Whether all of it is there now.
+        """
         self._weight = 0
         losses, turn = self._promise.losses, self._promise.turn
         salt, frames = log_extent(self._wal)
-        self._file.write(Promise(losses, turn, COPYING, frames, salt), sync=True)
-        self._writer.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+        self._promise = Promise(losses, turn, COPYING, frames, salt)
+        self._file.write(self._promise, sync=True)
+        ((_, held, copied),) = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if copied < held:
+            return False  # somebody reads: the log stays, and stays needed
         self._promise = Promise(losses, turn, COPIED, frames, salt)
         self._file.write(self._promise, sync=True)
+        return True
 
     def close(self) -> None:
         """Let go of the file. Raises nothing: what was promised is kept either way."""

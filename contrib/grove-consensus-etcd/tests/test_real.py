@@ -389,9 +389,11 @@ def test_a_server_that_speaks_nonsense_is_passed_over(cluster: Cluster, tmp_path
     bodies = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"", b"HTTP/1.1 200 OK\r\n\r\n"]
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(10)
-        writer.write(rng.choice([*bodies, rng.randbytes(50)]))
-        writer.close()
+        try:
+            await reader.read(10)
+            writer.write(rng.choice([*bodies, rng.randbytes(50)]))
+        finally:
+            writer.close()
 
     async def test() -> None:
         async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:

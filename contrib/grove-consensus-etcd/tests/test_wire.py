@@ -226,13 +226,15 @@ def serve(answer: bytes, ask: Callable[[Connection], Awaitable[Any]], *, slow: b
     """What `ask` gets from a server that says `answer`, byte by byte if slow, and closes."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        for part in [answer[n : n + 1] for n in range(len(answer))] if slow else [answer]:
-            writer.write(part)
-            await writer.drain()
-            if slow:
-                await asyncio.sleep(0)
-        writer.close()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            for part in [answer[n : n + 1] for n in range(len(answer))] if slow else [answer]:
+                writer.write(part)
+                await writer.drain()
+                if slow:
+                    await asyncio.sleep(0)
+        finally:
+            writer.close()
 
     async def main() -> Any:
         async with asyncio.timeout(10), await asyncio.start_server(handle, "127.0.0.1", 0) as server:
