@@ -72,15 +72,16 @@ class Wires:
             self._began.set()
 
         async def end() -> None:
+            for server in servers:
+                server.close()
+            await asyncio.sleep(0.05)  # who was let in last is known to `carry` by now
             carrying = asyncio.all_tasks() - {asyncio.current_task()}
             for task in carrying:
                 task.cancel()
             await asyncio.gather(*carrying, return_exceptions=True)
-            for server in servers:
-                server.close()
             for writer in self._ends:
                 writer.transport.abort()
-            await asyncio.sleep(0)  # the transports close their sockets
+            await asyncio.sleep(0.05)  # the transports close their sockets
 
         loop.run_until_complete(begin())
         loop.run_forever()
