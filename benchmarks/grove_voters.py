@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.voters import VALUE, Group, Process, answer, free_ports
+from benchmarks.voters import VALUE, Group, Process, answer
 from grove_core.drive.live import Node
 from grove_core.events import Committed, Rejected
-from grove_core.identity import Identity, peer_text
+from grove_core.testing.loopback import Loopback, free_ports
 
 DURABLE = "fsync before every acknowledgement (SQLite WAL, synchronous FULL)"
 
@@ -27,32 +27,19 @@ DURABLE = "fsync before every acknowledgement (SQLite WAL, synchronous FULL)"
 # --- the processes ---------------------------------------------------------------------------------
 
 
-def identity(number: int) -> Identity:
-    return Identity.from_seed(bytes([79, number]) * 16)
-
-
 def make(job: dict[str, Any]) -> Node:
-    number, ports, protocol = job["number"], job["ports"], job["protocol"]
-    peers = [peer_text(identity(other).peer) for other in range(len(ports))]
-    others = [
-        f"/ip4/127.0.0.1/tcp/{port}/p2p/{peers[other]}"
-        for other, port in enumerate(ports)
-        if other != number
-    ]
+    number, protocol = job["number"], job["protocol"]
+    group = Loopback(seed=79, ports=job["ports"])
     settings = {
-        "node.listen": [f"/ip4/127.0.0.1/tcp/{ports[number]}"],
-        "node.peers": others,
-        "roles.transport": ["tcp"],
-        "roles.membership": [],
-        "roles.broadcast": [],
+        **group.settings(number),
         "roles.consensus": protocol,
         "roles.storage": ["commons"] if job["commons"] else [],
         "roles.service": ["libp2p", "gateway"] if job["commons"] else ["libp2p"],
         "limits.per_ip": 64,  # one address has all of them here
-        f"plugins.{protocol}.voters": peers,
+        f"plugins.{protocol}.voters": group.peers,
         **job["set"],
     }
-    return Node.from_profile("validator", data=job["data"], identity=identity(number), set=settings)
+    return Node.from_profile("validator", data=job["data"], identity=group.identity(number), set=settings)
 
 
 class Application:

@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.voters import KEYS, VALUE, WARM, Group, Process, figures, free_ports
+from benchmarks.voters import KEYS, VALUE, WARM, Group, Process, figures
+from grove_core.testing.loopback import free_ports
 
 
 def flush_every_entry() -> None:

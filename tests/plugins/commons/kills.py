@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from grove_core.testing.loopback import free_ports
 from tests.core.broken_disk import damage
-from tests.plugins.commons.test_processes import free_ports
 
 BOUND = 60.0
 """Seconds a member may take to come back; it takes about one."""

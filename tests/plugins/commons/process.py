@@ -21,39 +21,26 @@ from grove_commons.events import ClaimEnded, ClaimGranted, ClaimLost, ResultRefu
 
 from grove_core.drive.live import Node
 from grove_core.errors import Denied, GroveError
-from grove_core.identity import Identity, peer_text
 from grove_core.outward import json_line, plain
-
-
-def identity(number: int) -> Identity:
-    return Identity.from_seed(bytes([77, number]) * 16)
+from grove_core.testing.loopback import Loopback
 
 
 def make(job: dict[str, Any]) -> Node:
     number, ports = job["number"], job["ports"]
-    peers = [peer_text(identity(other).peer) for other in range(len(ports))]
-    others = [
-        f"/ip4/127.0.0.1/tcp/{port}/p2p/{peers[other]}"
-        for other, port in enumerate(job["through"])
-        if other != number
-    ]
+    group = Loopback(seed=77, ports=ports)
     around = [f"/ip4/127.0.0.1/tcp/{port}" for port in ports if port != ports[number]]
     return Node.from_profile(
         "validator",
         data=job["data"],
-        identity=identity(number),
+        identity=group.identity(number),
         set={
-            "node.listen": [f"/ip4/127.0.0.1/tcp/{ports[number]}"],
-            "node.peers": others,
+            **group.settings(number, through=job["through"]),
             "node.announce": ["/ip4/127.0.0.1/tcp/1"],
             "limits.denied": [*around, "/ip4/127.0.0.1/tcp/1"],
-            "roles.transport": ["tcp"],
-            "roles.membership": [],
-            "roles.broadcast": [],
             "roles.consensus": "raft",
             "roles.storage": "commons",
             "roles.service": ["libp2p"],
-            "plugins.raft.voters": peers,
+            "plugins.raft.voters": group.peers,
             "plugins.raft.election_timeout": 0.3,
             "plugins.raft.heartbeat": 0.05,
             "plugins.raft.reconnect": 0.1,

@@ -10,7 +10,6 @@ import os
 import random
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from grove_core.testing.loopback import free_ports
 from tests.plugins.commons.wires import Wires
 
 FULL = os.environ.get("GROVE_FULL") == "1"
@@ -63,14 +63,6 @@ class Process:
         file = Path(str(self.job["data"])) / "events"
         lines = file.read_bytes().split(b"\n") if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith(b"}")]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Trouble:

@@ -16,23 +16,14 @@ from typing import Any
 
 from grove_core.drive.live import Node
 from grove_core.errors import GroveError
-from grove_core.identity import Identity, peer_text
+from grove_core.testing.loopback import Loopback
 
 WRITERS = 3
 
 
-def identity(number: int) -> Identity:
-    return Identity.from_seed(bytes([78, number]) * 16)
-
-
 def make(job: dict[str, Any]) -> Node:
-    number, ports, kind = job["number"], job["ports"], job["kind"]
-    peers = [peer_text(identity(other).peer) for other in range(len(ports))]
-    others = [
-        f"/ip4/127.0.0.1/tcp/{port}/p2p/{peers[other]}"
-        for other, port in enumerate(ports)
-        if other != number
-    ]
+    number, kind = job["number"], job["kind"]
+    group = Loopback(seed=78, ports=job["ports"])
     raft = {
         "plugins.raft.election_timeout": 0.3,
         "plugins.raft.heartbeat": 0.05,
@@ -50,17 +41,13 @@ def make(job: dict[str, Any]) -> Node:
     return Node.from_profile(
         "validator",
         data=job["data"],
-        identity=identity(number),
+        identity=group.identity(number),
         set={
-            "node.listen": [f"/ip4/127.0.0.1/tcp/{ports[number]}"],
-            "node.peers": others,
-            "roles.transport": ["tcp"],
-            "roles.membership": [],
-            "roles.broadcast": [],
+            **group.settings(number),
             "roles.consensus": kind,
             "roles.storage": "commons",
             "roles.service": ["libp2p"],
-            f"plugins.{kind}.voters": peers,
+            f"plugins.{kind}.voters": group.peers,
             "plugins.commons.patience": 4.0,
             "plugins.commons.snapshot_every": 64,
             **(raft if kind == "raft" else pbft),

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,20 +15,10 @@ from typing import Any
 from grove_consensus_etcd import wire
 from grove_consensus_etcd.api import Done, Get, Request, Txn
 from grove_consensus_etcd.http import Connection
+from grove_core.testing.loopback import free_ports
 
 ETCD = shutil.which("etcd")
 MISSING = "needs etcd (Debian: apt-get install etcd-server)"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all bound at once so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Member:
