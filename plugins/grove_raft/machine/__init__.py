@@ -82,7 +82,9 @@ class Raft(Proposals):
         self.up.pop(peer, None)
         progress = self.progress.get(peer)
         if progress is not None:
-            progress.probe(progress.match + 1)
+            # What was on its way may be lost, so look from what is known to be there. Who has said
+            # nothing yet is still asked where it was asked before: from the beginning, all would agree.
+            progress.probe(progress.next if progress.state == "probe" else progress.match + 1)
         if peer in self._dialled:
             ctx.set_timer(Reconnect(peer), self.config.reconnect)
 

@@ -353,6 +353,20 @@ def test_a_hint_skips_a_whole_conflict() -> None:  # §3.5
     assert (answer[1].prev_index, answer[1].prev_term) == (2, 1)
 
 
+def test_who_goes_before_it_answered_is_not_sent_the_whole_log() -> None:  # storm 206
+    """A probe that asked at the end asks there again: from the beginning, every log agrees."""
+    stage = Stage()
+    stage.append(1, 0, 0, (1,) * 50)
+    stage.lead(2)
+    stage.raft.on_peer_down(stage.ctx, C)
+    stage.ctx.take()
+    stage.raft.on_peer_up(stage.ctx, C)
+    ((_, probe),) = stage.ctx.sent()
+    assert probe.prev_index == 50
+    ((_, again),) = stage.get(C, Appended, 2, False, 50, stage.raft.round, 40, 1)
+    assert again.prev_index == 40
+
+
 def test_the_window_closes_and_opens() -> None:  # §10.2.2
     leader = Stage(append_entries=1, inflight_entries=2).lead()
     leader.acknowledge(B, C)
