@@ -11,19 +11,30 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from grove_core.identity import Identity, peer_text
 
+UNCLAIMED = range(10_000, 32_768)
+"""Ports below those that Linux, macOS and Windows give to whoever dials: a node that is killed and begun
+again must not find its port taken by somebody's outgoing connection."""
+
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody has now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """TCP ports of loopback that nobody has now, all of them different."""
+    with ExitStack() as stack:
+        found: list[int] = []
+        for port in Random().sample(UNCLAIMED, len(UNCLAIMED)):  # other processes look too
+            if len(found) == count:
+                break
+            one = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

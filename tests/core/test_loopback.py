@@ -30,6 +30,7 @@ def test_groups_of_different_seeds_are_strangers() -> None:
     assert not set(one.peers) & set(other.peers)
 
 
-def test_free_ports_differ() -> None:
+def test_free_ports_differ_and_are_none_that_the_system_gives_to_who_dials() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
+    assert max(ports) < 32_768
