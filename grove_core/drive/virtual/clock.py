@@ -28,9 +28,7 @@ class Clock:
 
 
 def skewed(kind: type[VirtualContext]) -> type[VirtualContext]:
-    """The context of a machine whose node has a `Clock` of its own."""
-    if kind in _SKEWED:
-        return _SKEWED[kind]
+    """The context of a machine whose node has a `Clock` of its own: a new class."""
 
     def read(self: Any) -> float:
         shown: float = self.node.clock.at(self._true)
@@ -43,8 +41,4 @@ def skewed(kind: type[VirtualContext]) -> type[VirtualContext]:
         kind.set_timer(self, key, delay / self.node.clock.rate)
 
     body = {"__slots__": ("_true",), "now": property(read, write), "set_timer": set_timer}
-    _SKEWED[kind] = type(f"Skewed{kind.__name__}", (kind,), body)
-    return _SKEWED[kind]
-
-
-_SKEWED: dict[type[VirtualContext], type[VirtualContext]] = {}
+    return type(f"Skewed{kind.__name__}", (kind,), body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grove_core.drive.virtual.clock import Clock, skewed
+from grove_core.drive.virtual.clock import Clock
 from grove_core.drive.virtual.context import VirtualContext
 from grove_core.drive.virtual.link import End
 from grove_core.errors import LocalProtocolError
@@ -97,7 +97,7 @@ class VirtualNode:
     def wake(self) -> None:
         """Begin a life: fresh machines over whatever the disk holds."""
         assembly = Assembly(self.parts)
-        kind = self.world.context if self.clock is None else skewed(self.world.context)
+        kind = self.world.context if self.clock is None else self.world.skewed()
         self.contexts = tuple(kind(self.world, self, slot) for slot in assembly.slots)
         self.starts += 1
 

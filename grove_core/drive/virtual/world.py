@@ -14,6 +14,7 @@ from typing import Any
 from grove_core import host
 from grove_core.drive.timeline import Timeline
 from grove_core.drive.virtual import acts
+from grove_core.drive.virtual.clock import skewed
 from grove_core.drive.virtual.context import VirtualContext
 from grove_core.drive.virtual.delays import Delay, constant
 from grove_core.drive.virtual.history import line
@@ -103,6 +104,7 @@ class World:
         self.cost: Cost | None = _verification(verify) if verify else None
         self.context: type[VirtualContext] = VirtualContext
         """What machines are given; a subclass can watch what they do."""
+        self._skewed: type[VirtualContext] | None = None
         self.listeners: list[dict[type[Event], tuple[int, ...]]] = []
         self._shapes: dict[tuple[int, ...], int] = {}
         self._parts: list[tuple[Part, ...]] = []
@@ -385,6 +387,12 @@ class World:
             self._parts.append(parts)  # also keeps them alive, so that their ids stay theirs
             self.listeners.append({})
         return number
+
+    def skewed(self) -> type[VirtualContext]:
+        """What the machines of a node with a clock of its own are given."""
+        if self._skewed is None or self._skewed.__base__ is not self.context:
+            self._skewed = skewed(self.context)
+        return self._skewed
 
     def match(self, a: VirtualNode, b: VirtualNode) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """For each slot of a: b's slot that speaks its protocol or -1, and whether b is of any use."""
