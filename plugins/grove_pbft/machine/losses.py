@@ -22,7 +22,7 @@ from grove_core.events import Rejected
 from grove_core.machine import LOST
 from grove_pbft import members
 from grove_pbft.config import Config
-from grove_pbft.machine.clients import NUMBERS
+from grove_pbft.machine.clients import NUMBER, NUMBERS
 from grove_pbft.machine.groups import ENCODER, Groups
 from grove_pbft.machine.replica import Ctx
 from grove_pbft.messages import CHANGE, Change, Request
@@ -65,11 +65,15 @@ class Losses(Groups):
         return self._is_noted and self.membership.switch > self.executed
 
     def _ask_renewal(self, ctx: Ctx) -> None:
-        # Numbers that the earlier life used are used up; how many, the group knows.
         self.own.clear()
+        self._skip_numbers(ctx)
+        super().submit(ctx, self.loss, CHANGE, ENCODER.encode((Change(members.RENEW, ctx.me),)))
+
+    def _skip_numbers(self, ctx: Ctx) -> None:
+        """Numbers that the earlier life used are used up: how many, the group knows, but for the last."""
         used = max(self._number, self.clients.highest(ctx.me))
         self._number = self._reserved = self._life = used + 2 * NUMBERS
-        super().submit(ctx, self.loss, CHANGE, ENCODER.encode((Change(members.RENEW, ctx.me),)))
+        ctx.save(NUMBER, self._reserved.to_bytes(8, "big"))
 
     def submit(self, ctx: Ctx, id: bytes, kind: int, command: bytes) -> None:
         if self.loss:
@@ -86,4 +90,5 @@ class Losses(Groups):
         if self._is_noted:
             self._is_noted, self.loss = False, b""
             ctx.save(LOSS, None)
+            self._skip_numbers(ctx)  # the state in which we asked was an older one
         super().enter_configuration(ctx)
