@@ -28,8 +28,8 @@ IN_FLIGHT = 0.05
 
 
 def failover(seed: int, down: int, **config: Any) -> tuple[float, int]:
-    """The leader (and down - 1 others) crash. Seconds until there is another, since those who are left heard
-    of the last one; and terms it took."""
+    """The leader (and down - 1 others) crash. Seconds until there is another, since those who are left
+    heard of the last one; and terms it took."""
     group = Group(5, seed=seed, checked=False, disk=0.0, start=0.0, **config)
     leader = group.settle(10.0)
     group.run(Random(f"failover {seed}").uniform(0.5, 1.0))
