@@ -39,8 +39,7 @@ OTHERS = {"voters": [peer_text(peer(number)) for number in range(4)]}
 
 def members(kind: str, world: World, count: int, voters: int, **commons: Any) -> list[VirtualNode]:
     """Nodes with the commons over a consensus; the first few decide."""
-    scout = World(seed=world.seed)
-    ids = [peer_text(scout.add(()).peer) for _ in range(count)]
+    ids = [peer_text(world.peer(index)) for index in range(count)]
     if kind == "raft":
         consensus = part("raft", voters=ids[:voters], election_timeout=0.3, heartbeat=0.05, reconnect=0.2)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugins.hierarchy.village import Hamlet
+from tests.plugins.hierarchy.village import Hamlet, calm
 
 ALL = {"flow": "all"}
 
@@ -12,22 +12,7 @@ ALL = {"flow": "all"}
 @pytest.mark.claim("hierarchy.messages-all")
 def test_a_decision_of_a_hundred_costs_what_the_formula_says() -> None:
     m = g = 10
-    quiet = {"observe": 600.0}
-    hamlet = Hamlet(
-        m,
-        g,
-        "trusting",
-        config={**ALL, "observe": 600.0, "absence": 6000.0},
-        raft={"heartbeat": 20.0, "election_timeout": 40.0},
-        pbft=quiet,
-    ).run(130)
-    leader = hamlet.upper_leader()
-    hamlet.world.sent.clear()
-    hamlet.propose(leader, b"x")
-    hamlet.run(1)
-    assert all(len(committed) == 1 for committed in hamlet.committed)
-    sent = hamlet.world.sent
-    print(dict(sent))
+    sent = calm(m, g, **ALL).decision()
     group = sum(sent[f"group:{kind}"] for kind in ("PrePrepare", "Prepare", "Commit"))
     assert group == m * 2 * g * (g - 1)
     assert sent["Named"] == m * (g - 1)  # all have it from their own group

@@ -25,8 +25,8 @@ def planned(*sets: str) -> Part:
 @pytest.mark.parametrize(("group", "leaders"), [("pbft", "raft"), ("raft", "raft"), ("pbft", "pbft")])
 @pytest.mark.parametrize("variant", ["trusting", "certified"])
 def test_the_configured_plugins_play_the_two_parts(group: str, leaders: str, variant: str) -> None:
-    world, scout = World(seed=8, delay=0.01), World(seed=8)
-    ids = [peer_text(scout.add(()).peer) for _ in range(6)]
+    world = World(seed=8, delay=0.01)
+    ids = [peer_text(world.peer(index)) for index in range(6)]
     part = planned(
         f"plugins.hierarchy.group={group}",
         f"plugins.hierarchy.leaders={leaders}",

@@ -11,7 +11,7 @@ from grove_hierarchy.machine.trusting import Trusting
 from grove_core.events import ReadReady, Rejected
 from grove_core.testing import peer
 from grove_core.testing.parts import part
-from tests.plugins.hierarchy.village import Hamlet
+from tests.plugins.hierarchy.village import Hamlet, calm
 
 VARIANTS = ["trusting", "certified"]
 SEEDS = range(3 if os.environ.get("GROVE_FULL") == "1" else 1)
@@ -125,18 +125,7 @@ def test_a_restarted_member_hands_over_the_same_order_anew(variant: str) -> None
 @pytest.mark.claim("hierarchy.messages")
 def test_a_decision_of_a_hundred_costs_what_the_formula_says() -> None:
     m = g = 10
-    quiet = {"observe": 600.0}
-    unwatched = {"observe": 600.0, "absence": 6000.0}
-    hamlet = Hamlet(
-        m, g, "trusting", config=unwatched, raft={"heartbeat": 20.0, "election_timeout": 40.0}, pbft=quiet
-    ).run(130)
-    leader = hamlet.upper_leader()
-    hamlet.world.sent.clear()
-    hamlet.propose(leader, b"x")
-    hamlet.run(1)
-    assert all(len(committed) == 1 for committed in hamlet.committed)
-    sent = hamlet.world.sent
-    print(dict(sent))
+    sent = calm(m, g).decision()
     group = sum(sent[f"group:{kind}"] for kind in ("PrePrepare", "Prepare", "Commit"))
     upper = sent["leaders:Append+"] + sent["leaders:Appended"] + sent["leaders:Append"]
     assert group == 2 * g * (g - 1)

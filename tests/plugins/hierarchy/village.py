@@ -11,7 +11,7 @@ from grove_hierarchy import SPEC
 from grove_hierarchy.config import Config
 from grove_hierarchy.machine import Order, build
 
-from grove_core.drive.virtual import VirtualContext, VirtualNode, World
+from grove_core.drive.virtual import VirtualNode
 from grove_core.events import (
     Committed,
     ReadReady,
@@ -20,41 +20,26 @@ from grove_core.events import (
     SnapshotAsked,
     SnapshotTaken,
 )
-from grove_core.host import Envelope
 from grove_core.identity import peer_text
 from grove_core.machine import Event, Machine, PeerId, handles
 from grove_core.specs import Part, ProtocolSpec
 from grove_core.testing.parts import part
+from tests.plugins.counting import CountingWorld
 
 RAFT = {"election_timeout": 3.0, "heartbeat": 0.5, "reconnect": 0.5}
 PBFT = {"request_timeout": 1.0, "reconnect": 0.5, "observe": 5.0}
 
 
-class _CountingContext(VirtualContext):
-    """Counts what is sent: by type, for a guest's by the guest's role and the type inside."""
-
-    __slots__ = ()
-
-    def send(self, peer: Any, msg: Any) -> None:
-        if self.held_back is None:
-            name = type(msg).__name__
-            if isinstance(msg, Envelope):
-                role = msg.guest.partition("/")[0]
-                codec = self.slot.part.hosted[role].spec.codec
-                assert codec is not None
-                inside = codec.decode(msg.body)
-                name = f"{role}:{type(inside).__name__}"
-                if getattr(inside, "entries", None):
-                    name += "+"
-            self.world.sent[name] += 1  # type: ignore[attr-defined]
-        super().send(peer, msg)
-
-
-class CountingWorld(World):
-    def __init__(self, **world: Any) -> None:
-        super().__init__(**world)
-        self.sent: Counter[str] = Counter()
-        self.context = _CountingContext
+def calm(m: int, g: int, **config: Any) -> Hamlet:
+    """Groups in which, beside agreement, next to nothing is said in a minute."""
+    return Hamlet(
+        m,
+        g,
+        "trusting",
+        config={"observe": 600.0, "absence": 6000.0, **config},
+        raft={"heartbeat": 20.0, "election_timeout": 40.0},
+        pbft={"observe": 600.0},
+    ).run(130)
 
 
 class Tally(Machine[Any]):
@@ -111,8 +96,7 @@ class Hamlet:
         **world: Any,
     ) -> None:
         self.world = CountingWorld(seed=seed, delay=delay, **world)
-        scout = World(seed=seed, keys=bool(world.get("keys")))
-        ids = [peer_text(scout.add(()).peer) for _ in range(m * g)]
+        ids = [peer_text(self.world.peer(index)) for index in range(m * g)]
         cut = [ids[number * g : number * g + g] for number in range(m)]
         wanted = {"variant": variant, "groups": cut, "size": g, **(config or {})}
         settings = msgspec.convert(wanted, Config)
@@ -175,6 +159,15 @@ class Hamlet:
         for index in by:
             members = [peer for peer in self.machine(index).voters() if peer not in leaving]
             self.node(index).consensus.reconfigure((*members, *self.peers(*join)))
+
+    def decision(self) -> Counter[str]:
+        """What is sent for one command that the upper leader proposes, until all have it."""
+        self.world.sent.clear()
+        before = [len(committed) for committed in self.committed]
+        self.propose(self.upper_leader(), b"x")
+        self.run(1)
+        assert [len(committed) - 1 for committed in self.committed] == before
+        return self.world.sent
 
     def tally(self, index: int) -> list[bytes]:
         """What the node's state machine holds, states included."""

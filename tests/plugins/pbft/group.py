@@ -6,41 +6,22 @@ exist.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from grove_pbft import SPEC
 from grove_pbft.config import Config
-from grove_pbft.events import Answered
 from grove_pbft.machine import Pbft
 
-from grove_core.drive.virtual import VirtualContext, VirtualNode, World
-from grove_core.events import Committed, LeaderChanged, MembersChanged, ReadReady, Rejected, Restored
+from grove_core.drive.virtual import VirtualNode
+from grove_core.events import Committed, Restored
 from grove_core.identity import peer_text
 from grove_core.machine import Event, PeerId
 from grove_core.specs import Part
+from tests.plugins.counting import CountingWorld
 
 ORDERING = ("PrePrepare", "Prepare", "Commit", "Reply")
 """What a decision costs (claim 1); requests, checkpoints and the observers' feed are counted apart."""
-
-
-class _CountingContext(VirtualContext):
-    """Counts what is sent, by type, in `world.sent`; and loses what the group's `intruder` takes."""
-
-    __slots__ = ()
-
-    def send(self, peer: PeerId, msg: Any) -> None:
-        if self.held_back is None:
-            self.world.sent[type(msg).__name__] += 1
-        super().send(peer, msg)
-
-
-class CountingWorld(World):
-    def __init__(self, **world: Any) -> None:
-        super().__init__(**world)
-        self.sent: Counter[str] = Counter()
-        self.context = _CountingContext
 
 
 class Group:
@@ -63,8 +44,7 @@ class Group:
     ) -> None:
         self.world = CountingWorld(seed=seed, delay=delay, **world)
         total = n + observers + strangers
-        scout = World(seed=seed, keys=bool(world.get("keys")))
-        ids = [scout.add(()).peer for _ in range(total)]
+        ids = [self.world.peer(index) for index in range(total)]
         settings = Config(
             voters=tuple(peer_text(peer) for peer in ids[:n]),
             learners=tuple(peer_text(peer) for peer in ids[n : n + observers]),
@@ -163,17 +143,3 @@ def _spec(kind: type[Pbft]) -> Any:
     import msgspec
 
     return msgspec.structs.replace(SPEC, build=kind)
-
-
-__all__ = [
-    "ORDERING",
-    "Answered",
-    "CountingWorld",
-    "Group",
-    "LeaderChanged",
-    "MembersChanged",
-    "ReadReady",
-    "Rejected",
-    "Restored",
-    "Sequence",
-]  # fmt: skip

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 from grove_pbft.machine import Pbft
 
-from tests.plugins.pbft.group import Group, Rejected
+from grove_core.events import Rejected
+from tests.plugins.pbft.group import Group
 from tests.plugins.pbft.liars import (
     BYZANTINE,
     Forger,

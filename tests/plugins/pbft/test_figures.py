@@ -8,13 +8,14 @@ from typing import Any
 
 import grove_pbft
 import pytest
+from grove_pbft.events import Answered
 from grove_pbft.messages import CODEC, ViewChange
 
 from grove_core.drive.virtual import uniform
 from grove_core.events import LeaderChanged
 from grove_core.testing import assert_deterministic
 from grove_core.testing.purity import assert_pure
-from tests.plugins.pbft.group import ORDERING, Answered, Group
+from tests.plugins.pbft.group import ORDERING, Group
 
 FULL = bool(os.environ.get("GROVE_FULL"))
 UPLINK = 12.5e6
