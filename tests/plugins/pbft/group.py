@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from grove_pbft import SPEC
 from grove_pbft.config import Config
 from grove_pbft.machine import Pbft
@@ -140,6 +141,4 @@ class Group:
 
 
 def _spec(kind: type[Pbft]) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(SPEC, build=kind)
