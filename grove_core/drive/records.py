@@ -44,7 +44,8 @@ COPY_EVERY: Final = 4 << 20
 """Bytes written, about, after which the log is copied into the main file. SQLite's own 1,000 pages."""
 
 _VERSION = 2
-"""Of the tables, in SQLite's user_version. 1 had no turn and no sum."""
+"""Of the tables, in SQLite's user_version. 1 had no turn and no sum. Another one needs another `_MAGIC`
+of promises: by that a later Grove's file is told from a damaged one."""
 
 _APPLICATION = 0x47525645
 """ "GRVE" in SQLite's application_id: `file` and we ourselves can tell whose file it is."""
@@ -182,7 +183,7 @@ class Records:
         promise = self._file.read()
         damaged: list[Slot] = []
         try:
-            self._open()
+            self._open(promise)
             turn, damaged = self._look(promise)
             if promise is None and turn:
                 self.found = "nothing says what was promised"
@@ -208,17 +209,17 @@ class Records:
             # Until the next one is begun the promise says that there was something.
             self._file.write(Promise(losses + 1, max(1, promise.turn if promise else 1)), sync=True)
             self._put_aside()
-            self._open()
+            self._open(None)
         self._copy_all()
         if damaged:
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany("DELETE FROM record WHERE plugin = ? AND key = ?", damaged)
             self._writer.execute("COMMIT")
 
-    def _open(self) -> None:
+    def _open(self, promise: Promise | None) -> None:
         self._writer = _connect(self.path)
         try:
-            _prepare(self._writer, self.path)
+            _prepare(self._writer, self.path, is_damaged=promise is not None)
             self._reader = _connect(self.path)
         except BaseException:
             self._writer.close()
@@ -287,7 +288,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, is_damaged: bool) -> None:
+    """Make the tables, or bring them up to date. is_damaged: a file of another version is a damaged one,
+    since the promise beside it is of ours."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     tables: Sequence[Any] = connection.execute("SELECT name FROM sqlite_master").fetchall()
@@ -314,6 +317,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"PRAGMA user_version = {_VERSION};"
             "COMMIT;"
         )
+    elif version != _VERSION and is_damaged:
+        raise _Broken("the file's header is damaged")
     elif version != _VERSION:
         raise StoreError(
             f"{path} has tables of version {version}; this Grove reads version {_VERSION}. "

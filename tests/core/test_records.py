@@ -239,6 +239,18 @@ def test_without_the_promise_a_damaged_tail_would_go_unnoticed(tmp_path: Path) -
     again.close()
 
 
+def test_a_version_that_was_never_written_is_damage_and_not_a_later_grove(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.commit({("raft", "vote"): b"ash"})
+    records.close()
+    with sqlite3.connect(tmp_path / "records.sqlite") as file:
+        file.execute("PRAGMA user_version = 3")
+    file.close()
+    again = Records(tmp_path)
+    assert (again.load("raft", "vote"), again.losses) == (None, 1)
+    again.close()
+
+
 def test_records_of_version_1_are_taken_over(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "records.sqlite") as file:
         file.executescript(

@@ -199,9 +199,11 @@ def test_tables_of_another_version_and_foreign_files_are_left_alone(tmp_path: Pa
         with sqlite3.connect(tmp_path / "records.sqlite") as file:
             file.execute("PRAGMA user_version = 9")
         file.close()
+        (tmp_path / "promised").write_bytes(b"GRVE in later words")
         with pytest.raises(StoreError, match="version 9; this Grove reads version 2"):
             Store(tmp_path)
         (tmp_path / "records.sqlite").unlink()
+        (tmp_path / "promised").unlink()
         with sqlite3.connect(tmp_path / "records.sqlite") as file:
             file.execute("CREATE TABLE mine (x)")
         file.close()
