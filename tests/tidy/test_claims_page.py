@@ -49,6 +49,14 @@ def test_expected_stands_beside_measured_and_a_red_claim_beside_its_reason() -> 
     assert any(line.startswith("| 04-not-run") and "**not run**" in line for line in lines)
 
 
+def test_of_hundreds_of_tests_a_cell_has_the_first_three() -> None:
+    many = {f"t{one}": told("gossip.01-full", measured=[f"seeds {one}"]) for one in range(400)}
+    row = next(
+        line for line in page.page(CLAIMS, kept(**many), []).splitlines() if line.startswith("| 01-full")
+    )
+    assert "| seeds 0; seeds 1; seeds 2; and 397 more (docs/claims.json) |" in row
+
+
 def test_one_failed_test_of_a_claim_is_enough_and_a_red_one_without_a_reason_is_a_riddle() -> None:
     both = kept(a=told("gossip.01-full"), b=told("gossip.01-full", outcome="failed", why="assert 0"))
     word, reason = page.verdict(
