@@ -95,7 +95,9 @@ def test_big_batches_leave_sooner_through_many_uplinks(record_property: Measured
     ratio = median(flat) / median(ours)
     record_property("measured", f"flat {told(flat)}, groups of 10 {told(ours)}, ratio {ratio:.2f}")
     assert flat == pytest.approx([2896] * len(SEEDS), rel=0.05)
-    assert ours == pytest.approx([816] * len(SEEDS), rel=0.05)
+    assert median(ours) == pytest.approx(816, rel=0.05)
+    # Whom an uplink serves last is drawn: a copy more before the deciding one takes it 42 ms.
+    assert max(ours) - min(ours) <= 1.05 * 42
     assert ratio == pytest.approx(3.55, rel=0.10)
 
 

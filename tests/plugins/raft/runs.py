@@ -114,18 +114,24 @@ def _comes_to_life(group: Group) -> None:
         return found if all(node.alive for node in found) else []
 
     def lag() -> float:
-        """Entries that members have not applied; no less than infinite without a working leader."""
+        """What the members lack of the leader's log, or have not applied; infinite without a leader."""
         leader = group.leader()
         everybody = members()
-        if not everybody or leader is None or not group.raft(leader).commits_in_its_term():
+        if not everybody or leader is None:
             return inf
-        if any(group.raft(node).leader() != leader.peer for node in everybody):
-            return inf
-        commit = group.raft(leader).commit
-        return sum(max(0, commit - group.raft(node).applied) for node in everybody)
+        last = group.raft(leader).log.last_index
+        rafts = [group.raft(node) for node in everybody]
+        return sum(abs(last - raft.log.last_index) + abs(last - raft.applied) for raft in rafts)
+
+    def is_alive() -> bool:
+        leader = group.leader()
+        if leader is None or lag() > 0:
+            return False
+        return all(group.raft(node).leader() == leader.peer for node in members())
 
     least, end = inf, world.now + PATIENCE
-    while (behind := lag()) > 0:
+    while not is_alive():
+        behind = lag()
         if behind < least:
             least, end = behind, world.now + PATIENCE
         if world.now > end:
