@@ -8,7 +8,7 @@ from typing import Any
 
 from grove_core.drive.virtual import Clock, World
 from grove_core.testing.agreement import Agreement
-from tests.core.probe import Note, probe
+from tests.core.probe import Happened, Note, probe
 
 
 def _pair() -> tuple[World, Any, Any]:
@@ -60,3 +60,15 @@ def test_a_world_with_wrong_clocks_that_somebody_watched_is_forgotten() -> None:
     del world, node
     gc.collect()
     assert left() is None
+
+
+def test_siblings_of_a_node_with_a_wrong_clock_see_one_time() -> None:
+    """Once what a handle set off was told by a clock that was wrong twice: leases did not end in time."""
+    world = World()
+    node = world.add([probe(name="one"), probe(name="two")])
+    node.clock = Clock(0.9)
+    world.run_for(10.0)
+    seen: list[float] = []
+    node.machine("two").script["event"] = lambda ctx, event: seen.append(ctx.now)
+    node.plugin("one").call(lambda machine, ctx: ctx.emit(Happened("x")))
+    assert seen == [node.clock.at(10.0)] == [9.0]

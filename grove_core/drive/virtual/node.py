@@ -116,5 +116,5 @@ class Call:
             raise LocalProtocolError(f"{ctx!r} is dead; take the handle anew after a restart")
         ctx.now = ctx.world.now
         result = act(ctx.machine, ctx)
-        ctx.world.settle(ctx.now)
+        ctx.world.settle(ctx.world.now)  # true time: each context has a clock of its own
         return result
