@@ -42,7 +42,20 @@ def keep(file: str, tests: dict[str, Any], at: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = read()
         kept[file] = {"commit": at, "python": platform.python_version(), "tests": tests}
-        text = json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False)
         part = STORE.with_suffix(".json.part")
-        part.write_text(text + "\n")
+        part.write_text(text(kept))
         part.replace(STORE)
+
+
+def text(kept: Kept) -> str:
+    """JSON with a line for each test, so that a rerun changes the lines of what came out otherwise."""
+    files = []
+    for file, part in sorted(kept.items()):
+        head = json.dumps({"commit": part["commit"], "python": part["python"]})
+        tests = ",\n".join(f"  {_json(id)}: {_json(test)}" for id, test in part["tests"].items())
+        files.append(f' {_json(file)}: {head[:-1]}, "tests": {{\n{tests}\n }}}}')
+    return "{\n" + ",\n".join(files) + "\n}\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
