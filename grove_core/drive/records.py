@@ -219,7 +219,7 @@ class Records:
     def _open(self, promise: Promise | None) -> None:
         self._writer = _connect(self.path)
         try:
-            _prepare(self._writer, self.path, is_damaged=promise is not None)
+            _prepare(self._writer, self.path, is_promised=promise is not None)
             self._reader = _connect(self.path)
         except BaseException:
             self._writer.close()
@@ -288,9 +288,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, *, is_damaged: bool) -> None:
-    """Make the tables, or bring them up to date. is_damaged: a file of another version is a damaged one,
-    since the promise beside it is of ours."""
+def _prepare(connection: sqlite3.Connection, path: Path, *, is_promised: bool) -> None:
+    """Make the tables, or bring them up to date. is_promised: a promise of our version lies beside the
+    file, so one of another version is damaged. Raises StoreError, _Broken, sqlite3.Error."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     tables: Sequence[Any] = connection.execute("SELECT name FROM sqlite_master").fetchall()
@@ -317,7 +317,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, is_damaged: bool) ->
             f"PRAGMA user_version = {_VERSION};"
             "COMMIT;"
         )
-    elif version != _VERSION and is_damaged:
+    elif version != _VERSION and is_promised:
         raise _Broken("the file's header is damaged")
     elif version != _VERSION:
         raise StoreError(
