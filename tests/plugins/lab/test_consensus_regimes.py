@@ -212,7 +212,7 @@ def test_ten_liars_in_a_hundred_capture_small_groups(
     liars = frozenset(Random(10).sample(members, 10))
     captured = sum(
         any(sum(one in liars for one in group) > (len(group) - 1) // 3 for group in groups)
-        for groups in (form(members, size, str(draw)) for draw in range(10_000))
+        for groups in (form(members, size, draw.to_bytes(32, "big")) for draw in range(10_000))
     )
     record_property("measured", f"groups of {size}: {captured / 10_000:.4f}")
     assert captured / 10_000 == pytest.approx(expected, abs=tolerance)
