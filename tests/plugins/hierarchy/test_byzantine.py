@@ -148,7 +148,7 @@ def test_certified_a_liar_in_every_group_forks_nothing_and_stops_nothing(
         hamlet, lies = told_two_stories("certified", seed)
         honest = honest_of(hamlet)
         wanted = sorted(b"truth %d" % index for index in honest)
-        while sorted(hamlet.commands(honest[0])) != wanted:  # liars cost elections, above and below
+        while any(sorted(hamlet.commands(index)) != wanted for index in honest):  # liars cost elections
             assert hamlet.world.now < 60.0, f"seed {seed}: it stopped"
             hamlet.run(3)
         assert hamlet.forks == [], f"seed {seed}"
