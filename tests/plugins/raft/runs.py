@@ -78,7 +78,7 @@ def run(
 
 PATIENCE = 8.0
 """Virtual seconds without a storm in which something must get better."""
-BUDGET = 50_000
+BUDGET = 200_000
 """Steps of the linearizability checker per key."""
 
 

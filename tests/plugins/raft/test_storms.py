@@ -42,7 +42,7 @@ def test_storms_break_no_rule_and_the_group_comes_to_life_again(
         seeds = f"seeds {block * BLOCK + 1} to {(block + 1) * BLOCK}"
         record_property("measured", f"{seeds}: {verdicts['unknown']} of {BLOCK} histories undecided")
     # Unknown is not a pass: most histories must have been decided.
-    assert verdicts["linearizable"] >= BLOCK * 0.6, verdicts
+    assert verdicts["linearizable"] >= BLOCK * 0.8, verdicts
 
 
 @pytest.mark.claim("raft.histories")
