@@ -51,9 +51,9 @@ def text(kept: Kept) -> str:
     """JSON with a line for each test, so that a rerun changes the lines of what came out otherwise."""
     files = []
     for file, part in sorted(kept.items()):
-        head = json.dumps({"commit": part["commit"], "python": part["python"]})
+        head = f'"commit": {_json(part["commit"])}, "python": {_json(part["python"])}'
         tests = ",\n".join(f"  {_json(id)}: {_json(test)}" for id, test in part["tests"].items())
-        files.append(f' {_json(file)}: {head[:-1]}, "tests": {{\n{tests}\n }}}}')
+        files.append(f' {_json(file)}: {{{head}, "tests": {{\n{tests}\n }}}}')
     return "{\n" + ",\n".join(files) + "\n}\n"
 
 
