@@ -23,7 +23,6 @@ def start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
         return
     node.wake()
     for ctx in node.contexts:
-        ctx.now = now
         ctx.machine.on_start(ctx)
         node.world.settle(now)
 
@@ -37,7 +36,6 @@ def arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
             world.miss(world.nodes[peer], ctx.node)
         return
     if world.is_plain or _passes(now, world, ctx, peer, msg):
-        ctx.now = now
         handler = ctx.handlers.get(type(msg))
         if handler is not None:
             handler(ctx.machine, ctx, peer, msg)
@@ -59,7 +57,6 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
         if bad is None or ctx.slot.spec.forged == "disconnect":
             world.reset(ctx.node, source)
         else:
-            ctx.now = now
             ctx.machine.on_forged(ctx, peer, msg, bad)
             world.settle(now)
         return False
@@ -76,7 +73,6 @@ def deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
     if not ctx.alive:
         ctx.world.undeliverable += 1
     else:
-        ctx.now = now
         ctx.machine.on_message(ctx, peer, msg)
         ctx.world.settle(now)
 
@@ -94,7 +90,6 @@ def visited(now: float, source: VirtualContext, target: VirtualNode, msg: Any) -
 def fire(now: float, ctx: VirtualContext, key: Hashable, number: int) -> None:
     if ctx.alive and ctx.timers.get(key) == number:
         del ctx.timers[key]
-        ctx.now = now
         ctx.machine.on_timer(ctx, key)
         if ctx.world.pending:
             ctx.world.settle(now)
@@ -108,7 +103,6 @@ def durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
     _, key, value = held.popleft()
     ctx.node.write(ctx.slot.name, key, value)
     ctx.held_back = None
-    ctx.now = now
     while held and held[0][0] is not None:
         effect = held.popleft()
         effect[0](ctx, *effect[1:])
@@ -140,7 +134,6 @@ def ask(now: float, asker: VirtualContext, exchange: Exchange, what: tuple[Virtu
     exchange.server = server
     exchange.token = world.next_token()
     server.owed[exchange.token] = exchange
-    server.now = now
     server.machine.on_request(server, asker.me, msg, exchange.token)
     world.settle(now)
 
@@ -155,7 +148,6 @@ def answer(
     if not world.is_plain and not world.reaches(server.node, asker.node):
         return
     del asker.asked[exchange.key]
-    asker.now = now
     if world.holds(asker, msg):
         asker.machine.on_reply(asker, exchange.key, exchange.peer, msg)
     else:
@@ -169,7 +161,6 @@ def fail(now: float, asker: VirtualContext, exchange: Exchange, reason: str) -> 
         exchange.server.owed.pop(exchange.token, None)
     if asker.alive and asker.asked and asker.asked.get(exchange.key) is exchange:
         del asker.asked[exchange.key]
-        asker.now = now
         asker.machine.on_failure(asker, exchange.key, exchange.peer, reason)
         asker.world.settle(now)
 
@@ -186,7 +177,6 @@ def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None
     end = node.links.get(peer)  # the other side may have dialled us meanwhile
     if end is None and (failure or target is None):
         for one in waiting:
-            one.now = now
             one.machine.on_failure(one, CONNECT, peer, failure)
         world.settle(now)
         return
@@ -202,14 +192,12 @@ def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None
 def refused(now: float, ctx: VirtualContext, peer: PeerId, _: None) -> None:
     """The peer is up but does not speak this machine's protocol."""
     if ctx.alive:
-        ctx.now = now
         ctx.machine.on_failure(ctx, CONNECT, peer, "refused")
         ctx.world.settle(now)
 
 
 def up(now: float, ctx: VirtualContext, peer: PeerId, link: Link) -> None:
     if ctx.alive and link.is_open:
-        ctx.now = now
         ctx.machine.on_peer_up(ctx, peer)
         if ctx.world.pending:
             ctx.world.settle(now)
@@ -226,7 +214,6 @@ def lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -
     uses = node.world.match(node, node.world.nodes[peer])[1]
     for ctx in node.contexts:
         if uses[ctx.index]:
-            ctx.now = now
             ctx.machine.on_peer_down(ctx, peer)
     if node.world.pending:
         node.world.settle(now)

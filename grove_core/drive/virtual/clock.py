@@ -30,15 +30,12 @@ class Clock:
 def skewed(kind: type[VirtualContext]) -> type[VirtualContext]:
     """The context of a machine whose node has a `Clock` of its own: a new class."""
 
-    def read(self: Any) -> float:
-        shown: float = self.node.clock.at(self._true)
+    def now(self: Any) -> float:
+        shown: float = self.node.clock.at(self.world.now)
         return shown
-
-    def write(self: Any, true: float) -> None:
-        self._true = true
 
     def set_timer(self: Any, key: Hashable, delay: float) -> None:
         kind.set_timer(self, key, delay / self.node.clock.rate)
 
-    body = {"__slots__": ("_true",), "now": property(read, write), "set_timer": set_timer}
+    body = {"__slots__": (), "now": property(now), "set_timer": set_timer}
     return type(f"Skewed{kind.__name__}", (kind,), body)

@@ -30,26 +30,26 @@ class Exchange:
         self.token = Token(0)
 
 
-class VirtualContext:
+class Near:
+    """What each message touches, side by side: 10,000 contexts fit no cache, and a class lays out its
+    slots by name."""
+
+    __slots__ = ("alive", "handlers", "held_back", "links", "machine", "world")
+
+
+class VirtualContext(Near):
     """One machine's context during one life of its node."""
 
     __slots__ = (
         "_records",
         "_rng",
-        "alive",
         "asked",
-        "handlers",
-        "held_back",
         "index",
-        "links",
-        "machine",
         "me",
         "node",
-        "now",
         "owed",
         "slot",
         "timers",
-        "world",
     )
 
     def __init__(self, world: World, node: VirtualNode, slot: Slot) -> None:
@@ -60,7 +60,6 @@ class VirtualContext:
         self.index = slot.index
         self.machine = slot.machine
         self.me = node.peer
-        self.now = world.now
         self.alive = True
         # Dispatch by the class's table at once, unless a machine dispatches by itself.
         by_table = type(self.machine).on_message is Machine.on_message
@@ -79,6 +78,10 @@ class VirtualContext:
 
     def __repr__(self) -> str:
         return f"<{self.slot.name} on node {self.node.index}>"
+
+    @property
+    def now(self) -> float:
+        return self.world.now
 
     @property
     def rng(self) -> Random:

@@ -114,7 +114,6 @@ class Call:
         ctx = self._ctx
         if not ctx.alive:
             raise LocalProtocolError(f"{ctx!r} is dead; take the handle anew after a restart")
-        ctx.now = ctx.world.now
         result = act(ctx.machine, ctx)
-        ctx.world.settle(ctx.world.now)  # true time: each context has a clock of its own
+        ctx.world.settle(ctx.world.now)
         return result

@@ -235,7 +235,6 @@ class World:
             for index in heard:
                 if index != source.index:
                     ctx = node.contexts[index]
-                    ctx.now = now
                     ctx.machine.on_event(ctx, event)
             for sink in self.sinks:
                 sink(node, event)
@@ -270,7 +269,6 @@ class World:
     def stop(self, node: VirtualNode) -> None:
         """End a node in order: `on_stop` is called and what it sends is still carried."""
         for ctx in node.contexts:
-            ctx.now = self.now
             ctx.machine.on_stop(ctx)
         self.settle(self.now)
         self.crash(node)
@@ -334,7 +332,6 @@ class World:
             waiting, end.clogged = end.clogged, None
             for ctx, msg in waiting:
                 if ctx.alive:
-                    ctx.now = self.now
                     ctx.send(b.peer, msg)
 
     def reaches(self, a: VirtualNode, b: VirtualNode) -> bool:
