@@ -26,8 +26,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How long announcements gather before one IHAVE carries them; 0 sends each at once, as in the
     paper's figures. iroh-gossip takes 5 ms, Partisan 1 s. Guess."""
 
-    graft_start: Seconds = 0.5
-    """T1 before anything was measured: from the first announcement to GRAFT. sile/plumtree's value."""
+    graft_start: Seconds = 1.0
+    """T1 before anything was measured: from the first announcement to GRAFT. sile/plumtree takes 0.5 s,
+    which over links of 100 ms grafts needlessly, and that deepens the tree (timing.py)."""
 
     graft_min: Seconds = 0.1
     """Least T1, whatever was measured; also the least T2. Guess."""

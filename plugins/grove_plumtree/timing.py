@@ -5,8 +5,13 @@ payload that is on its way, and that T2 is about a round trip. Fixed values fail
 the other: too short grafts needlessly (redundant payloads), too long heals late. (The paper also
 says T2 < T1. That follows when links are alike; where they are not, a round trip is a round trip.)
 
-    T1 = 3 x the 95th percentile of the last 64 spreads        announcement -> payload, by the tree
-    T2 = smoothed round trip + 4 x its variation               GRAFT -> payload, as RFC 6298 2 does
+    T1 = 3 x the greatest of the last 64 spreads           announcement -> payload, by the tree
+    T2 = smoothed round trip + 4 x its variation           GRAFT -> payload, as RFC 6298 2 does
+
+The greatest, and none below the start before there are 64: all senders share one tree, and who is near
+one is far from the next. A needless GRAFT costs more than a payload. If it wins the race, the tree's own
+link is pruned, for all senders, and the tree is deeper: with a 95th percentile, of eight spreads at
+first, 150 messages from anywhere made the last hop of 4,000 nodes the 27th instead of the 14th.
 
 Only spreads above zero count: a payload that precedes its announcement needs no timer. A payload
 that came by a needless GRAFT would hide how late the tree was, so the tree's own copy, which
@@ -18,9 +23,9 @@ from __future__ import annotations
 from collections import deque
 
 SAMPLES = 64
-"""Spreads remembered: enough for a 95th percentile, few enough to follow a changing network."""
-ENOUGH = 8
-"""Spreads before they may shorten T1 below its start; later, T1 is computed on each eighth."""
+"""Spreads remembered, and needed before they may shorten T1."""
+SHORTENED = 8
+"""One spread in so many may shorten T1; each may lengthen it."""
 
 
 class GraftTimes:
@@ -42,11 +47,10 @@ class GraftTimes:
         """A payload came by the tree so long after its first announcement."""
         self._spreads.append(seconds)
         self._count += 1
-        if self._count < ENOUGH:
-            self._set_first(max(self.first, 3.0 * seconds))
-        elif self._count % ENOUGH == 0:
-            ordered = sorted(self._spreads)
-            self._set_first(3.0 * ordered[(95 * len(ordered) + 99) // 100 - 1])
+        if 3.0 * seconds > self.first:
+            self._set_first(3.0 * seconds)
+        elif self._count >= SAMPLES and self._count % SHORTENED == 0:
+            self._set_first(3.0 * max(self._spreads))
 
     def round_trip(self, seconds: float) -> None:
         """A GRAFT was answered by its payload after so long."""

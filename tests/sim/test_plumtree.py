@@ -73,6 +73,8 @@ class Seed(msgspec.Struct):
     """Over links that take the same time, by who sends."""
     uneven: dict[str, LastHop]
     """Over links of 10 to 50 ms."""
+    lasting: list[float]
+    """Over links of 100 ms, of three times thirty broadcasts of anybody: the mean last hop."""
     after: dict[float, dict[str, LastHop]]
     """Over even links after a crash."""
     reliability: list[float]
@@ -93,6 +95,7 @@ def measured(seed: int) -> Seed:
         growing=growing,
         even=apart(lambda: last_hops(paper)),
         uneven=apart(lambda: last_hops(paper, even=False)),
+        lasting=apart(lambda: lasted(paper)),
         after={
             failed: apart(lambda f=failed: last_hops(paper, f))  # type: ignore[misc]
             for failed in REMEASURED
@@ -142,6 +145,12 @@ def last_hops(paper: Paper, failed: float = 0.0, *, even: bool = True) -> dict[s
     }
     kinds["flood"] = LastHop(mean(one.hops for one in floods), mean(one.seconds for one in floods))
     return kinds
+
+
+def lasted(paper: Paper) -> list[float]:
+    paper.freeze(repair=False)
+    paper.even(0.1)
+    return [_last_hop(paper, 30, None, tree=False).hops for _ in range(3)]
 
 
 def _sent(paper: Paper, who: str, threshold: int) -> LastHop:
@@ -297,6 +306,15 @@ def test_the_last_hop_of_many_senders_is_bounded(villages: list[Seed], record_pr
         assert mean(even) >= 10
         assert 17 <= mean(uneven) <= 24
         assert 1.5 <= mean(ratio) <= 2.0
+
+
+@pytest.mark.claim("plumtree.tree-lasts")
+def test_the_tree_that_all_share_grows_no_deeper(villages: list[Seed], record_property: Measured) -> None:
+    """Each needless GRAFT that wins its race rewires the tree for all senders, never for the better."""
+    seeds(record_property)
+    thirds = [mean(village.lasting[n] for village in villages) for n in range(3)]
+    record_property("measured", ", ".join(f"{hops:.1f}" for hops in thirds) + " hops")
+    assert thirds[2] <= 1.1 * thirds[0]
 
 
 # Failures

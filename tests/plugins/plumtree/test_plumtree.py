@@ -44,8 +44,8 @@ AUTHOR = peer(90)
 
 
 def node(neighbors: int = 4, *, lazy: tuple[int, ...] = (), **config: Any) -> tuple[Plumtree, Recorder]:
-    """A machine subscribed to "t" with eager neighbours 1, 2, …; IHAVEs go out at once."""
-    machine, ctx = Plumtree(Config(**{"ihave_interval": 0.0} | config)), Recorder(ME)
+    """Subscribed to "t" with eager neighbours 1, 2, …; IHAVEs go out at once, T1 begins at 0.5 s."""
+    machine, ctx = Plumtree(Config(**{"ihave_interval": 0.0, "graft_start": 0.5} | config)), Recorder(ME)
     machine.on_start(ctx)
     machine.subscribe(ctx, "t")
     for number in range(1, neighbors + 1):
@@ -291,24 +291,24 @@ def test_a_clearly_shorter_path_replaces_the_link_the_payload_came_by(
 # Timers that follow the network
 
 
-def test_t1_is_three_times_the_95th_percentile_of_measured_spreads() -> None:
+def test_t1_is_three_times_the_greatest_of_64_measured_spreads() -> None:
     times = GraftTimes(start=0.5, least=0.1, most=10.0)
     assert (times.first, times.retry) == (0.5, 0.25)
     for n in range(64):
-        times.spread(0.2 if n % 10 == 0 else 0.05)  # a tenth is slow: the 95th percentile is slow
-    assert times.first == pytest.approx(0.6)
+        times.spread(0.1 if n == 20 else 0.05)
+    assert times.first == pytest.approx(0.3), "one of 64 was late, and another sender's next may be"
     for _ in range(64):
         times.spread(0.05)
     assert times.first == pytest.approx(0.15)
 
 
-def test_one_slow_payload_lengthens_t1_at_once_and_eight_may_shorten_it() -> None:
+def test_one_slow_payload_lengthens_t1_at_once_and_fewer_than_64_do_not_shorten_it() -> None:
     times = GraftTimes(start=0.5, least=0.1, most=10.0)
+    for _ in range(63):
+        times.spread(0.05)
+    assert times.first == 0.5
     times.spread(1.0)
     assert times.first == pytest.approx(3.0)
-    for _ in range(7):
-        times.spread(0.05)
-    assert times.first == pytest.approx(3.0), "the slow one is still among the last 5 % of 8"
 
 
 def test_t2_is_the_measured_round_trip_with_its_variation() -> None:
