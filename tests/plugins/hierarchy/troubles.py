@@ -143,5 +143,9 @@ class Troubles:
         lost = [command for command in hamlet.acknowledged if command not in tallies[0]]
         if lost:
             return f"lost: {lost}"
-        chains = {(hamlet.machine(index).number, hamlet.machine(index).chain) for index in members}
-        return "" if len(chains) == 1 else "chains differ"
+        for _ in range(20):  # states are still agreed on, and some hear of one a moment later
+            machines = [hamlet.machine(index) for index in members]
+            if len({(machine.number, machine.chain) for machine in machines}) == 1:
+                return ""
+            hamlet.run(0.5)
+        return "chains differ"
