@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
-from grove_core.drive.virtual import Clock, World
+import pytest
+
+from grove_core.drive.virtual import Clock, World, pages, world
 from grove_core.testing.agreement import Agreement
 from tests.core.probe import Happened, Note, probe
 
@@ -72,3 +75,27 @@ def test_siblings_of_a_node_with_a_wrong_clock_see_one_time() -> None:
     node.machine("two").script["event"] = lambda ctx, event: seen.append(ctx.now)
     node.plugin("one").call(lambda machine, ctx: ctx.emit(Happened("x")))
     assert seen == [node.clock.at(10.0)] == [9.0]
+
+
+def test_what_is_moved_to_large_pages_is_what_it_was() -> None:
+    before = bytearray(range(256)) * (1 << 16)  # 16 MiB, a mapping of its own
+    if not pages.collapse():
+        pytest.skip("this system grants no large pages")
+    assert before == bytearray(range(256)) * (1 << 16)
+    totals = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    large = next(line for line in totals if line.startswith("AnonHugePages"))
+    assert int(large.split()[1]) * 1024 >= 4 * pages.LARGE
+
+
+def test_a_large_world_asks_for_large_pages_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(world, "MANY_NODES", 2)
+    monkeypatch.setattr(world, "MANY_EVENTS", 1)
+    monkeypatch.setattr(pages, "collapse", lambda: asked.append(1))
+    _pair()
+    assert len(asked) > 1
+
+
+def test_without_proc_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pages, "MAPS", tmp_path / "maps")
+    assert pages.collapse() == 0

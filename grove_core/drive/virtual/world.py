@@ -13,7 +13,7 @@ from typing import Any
 
 from grove_core import host
 from grove_core.drive.timeline import Timeline
-from grove_core.drive.virtual import acts
+from grove_core.drive.virtual import acts, pages
 from grove_core.drive.virtual.clock import skewed
 from grove_core.drive.virtual.context import VirtualContext
 from grove_core.drive.virtual.delays import Delay, constant
@@ -38,6 +38,12 @@ Sink = Callable[[VirtualNode, Event], None]
 
 Witness = Callable[[float, Any, Any, Any, Any], None]
 """Sees every event before it takes place: (time, act, ctx, a, b), as the acts below take them."""
+
+
+MANY_NODES = 1_000
+"""From here on a world is spread over so many pages that large ones pay."""
+MANY_EVENTS = 1 << 20
+"""Events after which there is new memory to ask large pages for."""
 
 
 class SimulationError(GroveError):
@@ -110,6 +116,7 @@ class World:
         self._parts: list[tuple[Part, ...]] = []
         self._matches: dict[tuple[int, int], tuple[tuple[int, ...], tuple[bool, ...]]] = {}
         self.events = 0
+        self._next_pages = MANY_EVENTS
         self.undeliverable = 0
         self.overflowed = 0
         self.refused = 0
@@ -191,6 +198,10 @@ class World:
                     gone = len(bucket) - length_hint(entries)
                     del bucket[:gone]
                     done += gone
+                if self.events + done >= self._next_pages:
+                    self._next_pages += MANY_EVENTS
+                    if len(self.order) >= MANY_NODES:
+                        pages.collapse()
                 if bucket:
                     break
         except Exception as error:
