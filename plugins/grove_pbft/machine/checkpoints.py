@@ -141,7 +141,7 @@ class Checkpoints(Ordering):
         if msg.configuration != self.configuration.name:
             self.of_another_configuration(ctx, peer, msg)
             return
-        if msg.voter not in self.configuration.rank or msg.seq % self.every or msg.seq <= self.stable:
+        if msg.voter not in self.configuration.rank or msg.seq % self.every or msg.seq <= self.behind:
             return
         if msg.seq > self.stable + 2 * self.window:
             if msg.seq > self.farthest.get(msg.voter, 0):
@@ -155,7 +155,7 @@ class Checkpoints(Ordering):
 
     def _check_stable(self, ctx: Ctx, seq: int) -> None:
         votes = self.checkpoints.get(seq)
-        if votes is None or seq <= self.stable:
+        if votes is None or seq <= self.behind:
             return
         for digest in votes.said(0):
             signatures = votes.of(0, digest)
@@ -167,7 +167,7 @@ class Checkpoints(Ordering):
     def stabilise(self, ctx: Ctx, certificate: Certificate) -> None:
         """A quorum stands at this checkpoint: the window begins there, the log before it goes."""
         seq = certificate.seq
-        if seq <= self.stable:
+        if seq <= self.behind:
             return
         mine = self.roots.get(seq)
         if mine is not None and mine != certificate.digest:
@@ -183,6 +183,18 @@ class Checkpoints(Ordering):
         for near in sorted(self.slots):
             self.check_prepared(ctx, near)
         self.propose_batches(ctx)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether others can check that our log begins where it does. Not yet if that is a state we
+        fetched: it was certified as a state, and a VIEW-CHANGE cites checkpoints."""
+        proof = self.stable_proof
+        return self.stable == self.membership.base or (proof is not None and proof.seq == self.stable)
+
+    @property
+    def behind(self) -> int:
+        """Checkpoints up to this number are no news."""
+        return self.stable if self.is_proven else self.stable - 1
 
     def forget_log(self, ctx: Ctx) -> None:
         """Drop what is behind the window, except what we have yet to execute."""

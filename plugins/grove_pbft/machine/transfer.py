@@ -168,9 +168,9 @@ class Transfer(Checkpoints):
             self.catch_up(ctx)
 
     def _is_news(self, ctx: Ctx, stable: Certificate) -> bool:
-        """Whether a checkpoint is certified, executed here, and beyond the one our window begins at."""
-        is_beyond = self.executed >= stable.seq > self.stable
-        return is_beyond and ctx.me in self.configuration.rank and self.configuration.is_certified(stable)
+        """Whether a checkpoint is certified, executed here, and not behind us."""
+        is_news = self.executed >= stable.seq > self.behind
+        return is_news and ctx.me in self.configuration.rank and self.configuration.is_certified(stable)
 
     @handles(Decided)
     def on_decided(self, ctx: Ctx, peer: PeerId, msg: Decided) -> None:

@@ -106,7 +106,10 @@ class Views(Transfer):
         self._count(ctx)
 
     def say_view_change(self, ctx: Ctx) -> None:
-        """Our VIEW-CHANGE, made of what is durable."""
+        """Our VIEW-CHANGE, made of what is durable; none while nobody can check where our log begins."""
+        ctx.set_timer(RESEND, self.config.request_timeout)
+        if not self.is_proven:
+            return
         prepared = tuple(
             slot.prepared
             for seq, slot in sorted(self.slots.items())
@@ -122,15 +125,13 @@ class Views(Transfer):
         mine = msgspec.structs.replace(draft, signature=signature)
         self.changes[ctx.me] = mine
         self.broadcast(ctx, mine)
-        ctx.set_timer(RESEND, self.config.request_timeout)
 
     def resend(self, ctx: Ctx) -> None:
-        """Still between views: those that did not hear us may now."""
-        mine = self.changes.get(ctx.me)
-        if self.is_changing and mine is not None:
-            self.broadcast(ctx, mine)
+        """Still between views: those that did not hear us may now. Our log may begin later than when we
+        said so; what was said of it before remains true."""
+        if self.is_changing:
+            self.say_view_change(ctx)
             self.retry_views(ctx)
-            ctx.set_timer(RESEND, self.config.request_timeout)
 
     @handles(ViewChange)
     def on_view_change(self, ctx: Ctx, peer: PeerId, msg: ViewChange) -> None:

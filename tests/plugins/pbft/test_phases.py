@@ -34,6 +34,7 @@ from grove_pbft.messages import (
     Segment,
     Signature,
     ViewChange,
+    Vouch,
     batch_digest,
     change_digest,
     statement,
@@ -51,9 +52,11 @@ from grove_core.events import (
     SnapshotTaken,
 )
 from grove_core.identity import peer_text
-from grove_core.machine import PeerId
+from grove_core.machine import PeerId, Token
 from grove_core.specs import Proof
 from grove_core.testing import Emit, Recorder, Save, Send, peer
+from grove_core.testing.recorder import Reply as Answer
+from grove_core.testing.recorder import Request as Ask
 
 IDS = sorted(peer(number) for number in range(4))
 OBSERVER = peer(50)
@@ -408,6 +411,35 @@ def test_f_plus_1_voters_in_later_views_take_a_replica_along_to_the_smallest() -
     assert (machine.view, machine.is_changing) == (0, False)
     hears(machine, ctx, view_change(machine, 3, 3))
     assert (machine.view, machine.is_changing) == (3, True)
+
+
+def test_who_begins_from_a_state_wants_a_view_once_others_can_check_where_its_log_begins() -> None:
+    """Once it cited no checkpoint, so nobody took that for a VIEW-CHANGE, and it said no other: with one
+    replica more away the group stood still (found by seed 139 of the hierarchy's lost disks)."""
+    donor, there = replica(1)
+    for seq in (1, 2, 3, 4):
+        committed(donor, there, seq)
+    donor.on_event(there, SnapshotTaken(4, b"state"))
+    sent = [msg for _, msg in there.sent()]
+    checkpoint = next(msg for msg in sent if isinstance(msg, Checkpoint) and msg.seq == 4)
+    vouch = next(msg for msg in sent if isinstance(msg, Vouch))
+    hears(donor, there, *(msgspec.structs.replace(vouch, voter=IDS[rank]) for rank in (0, 3)))
+    machine, ctx = replica(2)
+    machine.catch_up(ctx)
+    for _ in ("an offer", "the state"):
+        (asked,) = ctx.take(Ask)
+        donor.on_request(there, ctx.me, asked.msg, Token(1))
+        (answer,) = there.take(Answer)
+        machine.on_reply(ctx, asked.key, IDS[1], answer.msg)
+    assert (machine.executed, machine.stable) == (4, 4)
+    hears(machine, ctx, view_change(machine, 0), view_change(machine, 3))
+    assert machine.is_changing
+    assert said(ctx, ViewChange) == []
+    hears(machine, ctx, *(msgspec.structs.replace(checkpoint, voter=IDS[rank]) for rank in (0, 1, 3)))
+    ctx.fire(machine, "resend")
+    (mine,) = said(ctx, ViewChange)
+    assert mine.stable == 4
+    assert donor.is_valid(mine)
 
 
 def test_the_timer_of_a_view_starts_when_a_quorum_wants_it_and_doubles() -> None:
