@@ -34,6 +34,8 @@ MESSAGES = (
 )
 """How many messages are sent after each crash: the nearer to the threshold, the more they differ."""
 ACKED = (0.3, 0.5, 0.7, 0.8) if FULL else (0.7,)
+HEALED = (0.1, 0.3, 0.5, 0.7, 0.9) if FULL else (0.5,)
+NEAR = 0.001 if FULL else 0.01  # of few nodes messages reach more or fewer
 EXPECTED = dict(zip(published.FAILED, published.RELIABILITY["Cyclon"], strict=True))
 EXPECTED_ACKED = {0.7: (96.8, 2.0), 0.8: (46.4, 12.0)}
 
@@ -102,6 +104,19 @@ def acked(paper: Paper, failed: float) -> Acked:
     far = 0.9 * healthy
     recovered = next((n + 1 for n in range(len(found)) if min(found[n:][:5]) > far), 0)
     return Acked(healthy, found, recovered)
+
+
+def healed(paper: Paper, failed: float, *, receipts: bool) -> int:
+    """After how many cycles ten messages reach, on average, what they did before the crash."""
+    paper.configure("broadcast", acknowledged=receipts)
+    former = mean(paper.reliabilities(20, SOON))
+    paper.crash(failed)
+    for cycle in range(1, 200):
+        paper.shuffle(1)
+        paper.freeze()
+        if mean(paper.reliabilities(10, (1 + receipts) * SOON)) >= former - NEAR:
+            return cycle
+    return 200
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +229,23 @@ def test_receipts_clean_the_views_in_tens_of_messages_at_70_and_in_hundreds_at_8
     if FULL and failed in EXPECTED_ACKED:
         expected, within = EXPECTED_ACKED[failed]
         assert mean(found) == pytest.approx(expected, abs=within)
+
+
+@pytest.mark.claim("hyparview.rivals-heal")
+def test_cyclon_heals_in_tens_of_cycles_and_sooner_with_receipts(record_property: Measured) -> None:
+    """HyParView, figure 4: a cycle forgets one dead peer of a view, a receipt that is missing each."""
+    paper = cyclon(1) if FULL else cyclon(1, nodes=500, cycles=6)
+    cycles = {
+        name: {f: apart(lambda f=f, r=receipts: healed(paper, f, receipts=r)) for f in HEALED}  # type: ignore[misc]
+        for name, receipts in (("Cyclon", False), ("CyclonAcked", True))
+    }
+    record_property("setup", f"n = {len(paper.village.nodes):,}, seed 1")
+    for name, found in cycles.items():
+        curve(record_property, "hyparview-4", name, [(100 * f, [float(n)]) for f, n in found.items()])
+        record_property("measured", name + " " + ", ".join(f"{f:.0%}: {n}" for f, n in found.items()))
+    for failed in HEALED:
+        assert cycles["CyclonAcked"][failed] <= cycles["Cyclon"][failed] < 200
+    assert cycles["Cyclon"][0.5] >= 10
 
 
 def test_with_retries_receipts_lose_nothing_from_the_first_message_on() -> None:
