@@ -28,10 +28,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     signing: Literal["strict", "none"] = "strict"
     """StrictSign: every message has author, seqno and signature. StrictNoSign: none may have any."""
 
-    message_id: Literal["content", "libp2p"] = "content"
+    message_id: Literal["content", "libp2p", "head"] = "content"
     """content: SHA-256 of the signed bytes, the same in every stack that is told to. libp2p: author and
     seqno, as go and py; js and rust each have another default, and then IHAVE, IWANT and IDONTWANT
-    speak of nothing between them."""
+    speak of nothing between them. head: the first 8 bytes of the data, as gossipsub-interop has it."""
 
     max_payload: Annotated[int, Meta(ge=1, le=MAX_RPC - OVERHEAD)] = SEND_RPC - OVERHEAD
     """Bytes of one message's data, ours and others'. rust's default peers refuse RPCs above 64 KiB."""

@@ -35,6 +35,7 @@ from grove_gossipsub.mcache import MessageCache, Seen
 from grove_gossipsub.messages import (
     MAX_ID,
     MAX_TOPIC,
+    NAMED,
     Graft,
     IDontWant,
     IHave,
@@ -44,9 +45,7 @@ from grove_gossipsub.messages import (
     Publication,
     Rpc,
     Subscription,
-    content_id,
     forged,
-    libp2p_id,
     signed_bytes,
     split,
 )
@@ -132,9 +131,7 @@ class GossipSub(Machine[Rpc]):
         self.validators: dict[str, Validator] = {}
         self.asks: dict[str, None] = {}
         """Topics whose messages wait for the application's verdict."""
-        self.id_of: Callable[[Publication], bytes] = (
-            content_id if config.message_id == "content" else libp2p_id
-        )
+        self.id_of: Callable[[Publication], bytes] = NAMED[config.message_id]
         """Names messages. Every node of a network must use the same."""
         self.ticks = 0
         self._begun_at = 0.0

@@ -143,6 +143,15 @@ def libp2p_id(publication: Publication) -> bytes:
     return sha256(publication.data).digest()
 
 
+def head_id(publication: Publication) -> bytes:
+    """The id of libp2p's gossipsub-interop: the first 8 bytes of the data, or fewer if that is all."""
+    return publication.data[:8]
+
+
+NAMED: Final = {"content": content_id, "libp2p": libp2p_id, "head": head_id}
+"""Config.message_id -> what names messages."""
+
+
 def proofs(rpc: Rpc) -> Iterable[Proof]:
     """One for each message that carries a signature, in order (see `signed`)."""
     return [Proof(p.author, signed_bytes(p), p.signature, p.key) for p in rpc.publish if p.signature]
