@@ -33,8 +33,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     graft_min: Seconds = 0.1
     """Least T1, whatever was measured; also the least T2. Guess."""
 
-    graft_max: Seconds = 10.0
-    """Greatest T1 and T2, whatever was measured. Guess."""
+    graft_max: Seconds = 3.0
+    """Greatest T1 and T2, whatever was measured. A payload that waited for somebody else's repair is late
+    too, so after a failure T1 grows from node to node; with 10 s here messages were under way for longer
+    when half of 500 nodes had crashed. Links of half a second each way want the 10 s all the same."""
 
     optimise_after: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Hops by which an announcement must beat the payload to replace the link it came by; 0 never.

@@ -45,6 +45,16 @@ def test_after_half_the_village_crashed_every_message_reaches_every_survivor(
     assert sum(degree == 5 for degree in paper.degrees()) >= 0.98 * len(paper.alive)
 
 
+@pytest.mark.claim("plumtree.recovers-from-crash")
+def test_messages_of_the_seconds_after_a_crash_are_with_every_survivor_ten_seconds_later() -> None:
+    """Each repair makes what waits behind it late. Once T1 followed that to its limit of 10 s."""
+    paper = Paper(part("plumtree"), nodes=500, cycles=3)
+    paper.crash(0.5)
+    messages = [paper.publish(wait=0.2) for _ in range(100)]
+    paper.village.run_for(10.0)
+    assert min(map(paper.village.reliability, messages)) == 1.0, f"seed {paper.seed}"
+
+
 @pytest.mark.claim("plumtree.heals-pulled-cables")
 def test_announcements_bring_what_silently_dead_neighbours_should_have_pushed() -> None:
     # Nobody notices for a minute that a tenth of the nodes is gone: only GRAFT can help.
@@ -66,7 +76,7 @@ def test_announcements_bring_what_silently_dead_neighbours_should_have_pushed() 
 
 @pytest.mark.claim("plumtree.timers-follow-latency")
 def test_on_slow_links_graft_timers_grow_until_no_graft_is_needless() -> None:
-    # 0.2 to 0.9 s one way: T1 starts at 0.5 s and would graft needlessly for ever if it were fixed.
+    # 0.2 to 0.9 s one way: T1 starts at 1 s and would graft needlessly for ever if it were fixed.
     def grafts(**config: Any) -> tuple[int, int]:
         paper = Paper(part("plumtree", **config), nodes=150, cycles=10, delay=uniform(0.2, 0.9, 3))
         counts = []
@@ -76,7 +86,7 @@ def test_on_slow_links_graft_timers_grow_until_no_graft_is_needless() -> None:
             counts.append(paper.sent["Graft"])
         return sum(counts[:10]), sum(counts[-10:])
 
-    early, late = grafts()
+    early, late = grafts(graft_max=10.0)
     assert late <= 2, f"{early} in the first ten broadcasts, {late} in the last"
     _, fixed = grafts(graft_min=0.08, graft_max=0.08, graft_start=0.08)
     assert fixed >= 20 * max(late, 1), "negative control: iroh-gossip's 80 ms on these links"

@@ -44,8 +44,11 @@ AUTHOR = peer(90)
 
 
 def node(neighbors: int = 4, *, lazy: tuple[int, ...] = (), **config: Any) -> tuple[Plumtree, Recorder]:
-    """Subscribed to "t" with eager neighbours 1, 2, …; IHAVEs go out at once, T1 begins at 0.5 s."""
-    machine, ctx = Plumtree(Config(**{"ihave_interval": 0.0, "graft_start": 0.5} | config)), Recorder(ME)
+    """Subscribed to "t" with eager neighbours 1, 2, …; IHAVEs go out at once, T1 is 0.5 to 10 s."""
+    machine, ctx = (
+        Plumtree(Config(**{"ihave_interval": 0.0, "graft_start": 0.5, "graft_max": 10.0} | config)),
+        Recorder(ME),
+    )
     machine.on_start(ctx)
     machine.subscribe(ctx, "t")
     for number in range(1, neighbors + 1):
