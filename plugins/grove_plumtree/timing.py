@@ -11,7 +11,8 @@ says T2 < T1. That follows when links are alike; where they are not, a round tri
 The greatest, and none below the start before there are 64: all senders share one tree, and who is near
 one is far from the next. A needless GRAFT costs more than a payload. If it wins the race, the tree's own
 link is pruned, for all senders, and the tree is deeper: with a 95th percentile, of eight spreads at
-first, 150 messages from anywhere made the last hop of 4,000 nodes the 27th instead of the 14th.
+first, 150 messages from anywhere made the last hop of 4,000 nodes the 27th instead of the 14th
+(docs/decisions/0017).
 
 Only spreads above zero count: a payload that precedes its announcement needs no timer. A payload
 that came by a needless GRAFT would hide how late the tree was, so the tree's own copy, which
