@@ -43,6 +43,8 @@ def main() -> None:
                     f"host {socket.gethostname()!r} is not called node<number>; say --node"
                 )
             number = int(named[1])
+        if not 0 <= number < 1 << 31:
+            raise LocalProtocolError(f"node {number}; a node's number is 0 to 2147483647")
         played = script.read(chosen.params.read_bytes())
         with tempfile.TemporaryDirectory() as data:
             player = Player(played, number, by_name, f"/ip4/0.0.0.0/tcp/{PORT}", sys.stdout, Path(data))

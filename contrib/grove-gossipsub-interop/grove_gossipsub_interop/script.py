@@ -59,7 +59,7 @@ NANOSECONDS: Final = (
 
 
 class InitGossipSub(msgspec.Struct, frozen=True, tag_field="type", tag="initGossipSub"):
-    gossipSubParams: dict[str, Any] = {}
+    gossipSubParams: dict[str, int | float | None] = {}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -89,6 +89,10 @@ def test_the_key_of_a_node_is_its_number() -> None:
             b'{"script": [{"type": "publish", "messageID": 1, "messageSizeBytes": 7, "topicID": ""}]}',
             ">= 8",
         ),
+        (
+            b'{"script": [{"type": "initGossipSub", "gossipSubParams": {"FanoutTTL": "1 m"}}]}',
+            "int | float",
+        ),
         (b"[" * 5000, "no script"),
     ],
 )
@@ -167,11 +171,12 @@ async def _all_play(played: script.Script, data: Path) -> list[list[dict[str, An
     return [[json.loads(line) for line in out.getvalue().splitlines()] for out in outs]
 
 
-def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "lacks"), [("0", "partial messages"), ("-1", "0 to 2147483647")])
+def test_the_command_says_what_it_lacks(number: str, lacks: str, tmp_path: Path) -> None:
     params = tmp_path / "params.json"
     params.write_text('{"script": [{"type": "publishPartial", "topicID": "t", "groupID": 1}]}')
-    command = [sys.executable, "-m", "grove_gossipsub_interop", "--params", str(params), "--node", "0"]
+    command = [sys.executable, "-m", "grove_gossipsub_interop", "--params", str(params), "--node", number]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert "partial messages" in done.stderr
+    assert lacks in done.stderr
     assert done.stdout == ""
