@@ -130,9 +130,9 @@ def honest_of(hamlet: Hamlet) -> list[int]:
 
 
 def ordered(hamlet: Hamlet, index: int) -> list[bytes]:
-    """The commands that a member was handed, sorted: those that an election had proposed anew under the
-    same id (events.Committed) once."""
-    return sorted({event.id: event.command for event in hamlet.committed[index]}.values())
+    """The commands that a member was handed, sorted: the same one once that an election had proposed anew
+    under its id (events.Committed)."""
+    return sorted(command for _, command in {(one.id, one.command) for one in hamlet.committed[index]})
 
 
 @pytest.mark.claim("hierarchy.trusting-forks")
