@@ -24,7 +24,7 @@ def start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
     node.wake()
     for ctx in node.contexts:
         ctx.machine.on_start(ctx)
-        node.world.settle(now)
+        node.world.settle()
 
 
 def arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
@@ -42,7 +42,7 @@ def arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
         else:
             ctx.machine.on_message(ctx, peer, msg)
         if world.pending:
-            world.settle(now)
+            world.settle()
 
 
 def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: Any) -> bool:
@@ -58,7 +58,7 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
             world.reset(ctx.node, source)
         else:
             ctx.machine.on_forged(ctx, peer, msg, bad)
-            world.settle(now)
+            world.settle()
         return False
     if world.cost is not None:
         done = world.occupy(ctx.node, world.cost(ctx, msg))
@@ -74,7 +74,7 @@ def deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
         ctx.world.undeliverable += 1
     else:
         ctx.machine.on_message(ctx, peer, msg)
-        ctx.world.settle(now)
+        ctx.world.settle()
 
 
 def visited(now: float, source: VirtualContext, target: VirtualNode, msg: Any) -> None:
@@ -92,7 +92,7 @@ def fire(now: float, ctx: VirtualContext, key: Hashable, number: int) -> None:
         del ctx.timers[key]
         ctx.machine.on_timer(ctx, key)
         if ctx.world.pending:
-            ctx.world.settle(now)
+            ctx.world.settle()
 
 
 def durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
@@ -108,7 +108,7 @@ def durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
         effect[0](ctx, *effect[1:])
     if held:
         ctx.held_back = held
-    ctx.world.settle(now)
+    ctx.world.settle()
 
 
 def ask(now: float, asker: VirtualContext, exchange: Exchange, what: tuple[VirtualNode, Any]) -> None:
@@ -135,7 +135,7 @@ def ask(now: float, asker: VirtualContext, exchange: Exchange, what: tuple[Virtu
     exchange.token = world.next_token()
     server.owed[exchange.token] = exchange
     server.machine.on_request(server, asker.me, msg, exchange.token)
-    world.settle(now)
+    world.settle()
 
 
 def answer(
@@ -153,7 +153,7 @@ def answer(
     else:
         world.refused += 1
         asker.machine.on_failure(asker, exchange.key, exchange.peer, "invalid")
-    world.settle(now)
+    world.settle()
 
 
 def fail(now: float, asker: VirtualContext, exchange: Exchange, reason: str) -> None:
@@ -162,7 +162,7 @@ def fail(now: float, asker: VirtualContext, exchange: Exchange, reason: str) -> 
     if asker.alive and asker.asked and asker.asked.get(exchange.key) is exchange:
         del asker.asked[exchange.key]
         asker.machine.on_failure(asker, exchange.key, exchange.peer, reason)
-        asker.world.settle(now)
+        asker.world.settle()
 
 
 def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None:
@@ -178,7 +178,7 @@ def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None
     if end is None and (failure or target is None):
         for one in waiting:
             one.machine.on_failure(one, CONNECT, peer, failure)
-        world.settle(now)
+        world.settle()
         return
     is_new = end is None
     if end is None:
@@ -193,14 +193,14 @@ def refused(now: float, ctx: VirtualContext, peer: PeerId, _: None) -> None:
     """The peer is up but does not speak this machine's protocol."""
     if ctx.alive:
         ctx.machine.on_failure(ctx, CONNECT, peer, "refused")
-        ctx.world.settle(now)
+        ctx.world.settle()
 
 
 def up(now: float, ctx: VirtualContext, peer: PeerId, link: Link) -> None:
     if ctx.alive and link.is_open:
         ctx.machine.on_peer_up(ctx, peer)
         if ctx.world.pending:
-            ctx.world.settle(now)
+            ctx.world.settle()
 
 
 def lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -> None:
@@ -216,7 +216,7 @@ def lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -
         if uses[ctx.index]:
             ctx.machine.on_peer_down(ctx, peer)
     if node.world.pending:
-        node.world.settle(now)
+        node.world.settle()
 
 
 def idle(now: float, ctx: VirtualContext, link: Link, _: None) -> None:

@@ -115,5 +115,5 @@ class Call:
         if not ctx.alive:
             raise LocalProtocolError(f"{ctx!r} is dead; take the handle anew after a restart")
         result = act(ctx.machine, ctx)
-        ctx.world.settle(ctx.world.now)
+        ctx.world.settle()
         return result

@@ -230,7 +230,7 @@ class World:
         assert self._trace is not None
         self._trace.update(line(now, act, ctx, a, b))
 
-    def settle(self, now: float) -> None:
+    def settle(self) -> None:
         """Hand what was emitted to the siblings, then to the sinks, until nothing is left."""
         pending = self.pending
         while pending:
@@ -281,7 +281,7 @@ class World:
         """End a node in order: `on_stop` is called and what it sends is still carried."""
         for ctx in node.contexts:
             ctx.machine.on_stop(ctx)
-        self.settle(self.now)
+        self.settle()
         self.crash(node)
 
     def cut(self, a: VirtualNode, b: VirtualNode, *, one_way: bool = False) -> None:
