@@ -42,7 +42,7 @@ class Timeline:
 
     __slots__ = ("buckets", "current", "index", "scale")
 
-    def __init__(self, width: float = 0.001) -> None:
+    def __init__(self, width: float = 0.004) -> None:
         self.scale = 1.0 / width
         self.buckets = Buckets()
         """Those after the current one."""

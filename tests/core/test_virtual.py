@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from grove_core.drive.virtual import Clock, World, pages, world
+from grove_core.drive.virtual import Clock, SimulationError, World, pages, world
+from grove_core.testing import part
 from grove_core.testing.agreement import Agreement
 from tests.core.probe import Happened, Note, probe
 
@@ -50,6 +51,15 @@ def test_what_is_on_its_way_to_an_earlier_life_does_not_reach_the_next() -> None
     world.restart(b)
     world.run_for(1.0)
     assert b.machine("probe").texts() == []
+
+
+def test_a_message_that_no_method_handles_is_named() -> None:
+    world = World(delay=0.01)
+    a, b = world.add([part("plumtree")]), world.add([part("plumtree")])
+    world.run_for(0.0)
+    a.plugin("plumtree").call(lambda machine, ctx: ctx.send(b.peer, Note("not one of Plumtree's")))
+    with pytest.raises(SimulationError, match="Plumtree has no handler for Note"):
+        world.run_for(1.0)
 
 
 def test_a_world_with_wrong_clocks_that_somebody_watched_is_forgotten() -> None:

@@ -1,6 +1,6 @@
 """The deterministic driver: nodes in virtual time over a timeline of tuples.
 
-    (time, act, ctx, a, b)       act(time, ctx, a, b) moves one machine
+    (time, act, ctx, a, b)       act(ctx, a, b) moves one machine at that time
 
 One `World` holds any number of nodes, assembled from the same parts as real ones. What is due at one
 time takes place in the order in which it was caused, so a seed gives one history whatever the hash

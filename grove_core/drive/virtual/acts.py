@@ -1,4 +1,4 @@
-"""What the timeline's entries do: each act gets (now, ctx, a, b) and moves one machine."""
+"""What the timeline's entries do: each act gets (ctx, a, b) and moves one machine. Then all settles."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from grove_core.drive.virtual.world import World
 
 
-def outside(now: float, ctx: None, act: Callable[[], None], _: None) -> None:
+def outside(ctx: None, act: Callable[[], None], _: None) -> None:
     act()
 
 
-def start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
+def start(_ctx: None, node: VirtualNode, _: None) -> None:
     if node.alive:
         return
     node.wake()
@@ -27,7 +27,7 @@ def start(now: float, _ctx: None, node: VirtualNode, _: None) -> None:
         node.world.settle()
 
 
-def arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
+def arrive(ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
     """A message is at its target's door."""
     world = ctx.world
     if not ctx.alive:
@@ -35,17 +35,11 @@ def arrive(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
         if world.mourned:
             world.miss(world.nodes[peer], ctx.node)
         return
-    if world.is_plain or _passes(now, world, ctx, peer, msg):
-        handler = ctx.handlers.get(type(msg))
-        if handler is not None:
-            handler(ctx.machine, ctx, peer, msg)
-        else:
-            ctx.machine.on_message(ctx, peer, msg)
-        if world.pending:
-            world.settle()
+    if world.is_plain or _passes(world, ctx, peer, msg):
+        ctx.handlers[type(msg)](ctx.machine, ctx, peer, msg)
 
 
-def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: Any) -> bool:
+def _passes(world: World, ctx: VirtualContext, peer: PeerId, msg: Any) -> bool:
     """Whether a message may be handed over now: no cut, its proofs hold, the processor is free."""
     source = world.nodes[peer]
     if not world.reaches(source, ctx.node):
@@ -58,44 +52,40 @@ def _passes(now: float, world: World, ctx: VirtualContext, peer: PeerId, msg: An
             world.reset(ctx.node, source)
         else:
             ctx.machine.on_forged(ctx, peer, msg, bad)
-            world.settle()
         return False
     if world.cost is not None:
         done = world.occupy(ctx.node, world.cost(ctx, msg))
-        if done > now:
+        if done > world.now:
             world.push(done, deliver, ctx, peer, msg)
             return False
     return True
 
 
-def deliver(now: float, ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
+def deliver(ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
     """A message that had to wait for its receiver's processor."""
     if not ctx.alive:
         ctx.world.undeliverable += 1
     else:
         ctx.machine.on_message(ctx, peer, msg)
-        ctx.world.settle()
 
 
-def visited(now: float, source: VirtualContext, target: VirtualNode, msg: Any) -> None:
+def visited(source: VirtualContext, target: VirtualNode, msg: Any) -> None:
     """A message that came over a temporary connection, if it could be opened."""
     world = source.world
     ctx = world.counterparts(source.node, target)[source.index]
     if ctx is None or (not world.is_plain and not world.reaches(target, source.node)):
         world.undeliverable += 1
     else:
-        arrive(now, ctx, source.me, msg)
+        arrive(ctx, source.me, msg)
 
 
-def fire(now: float, ctx: VirtualContext, key: Hashable, number: int) -> None:
+def fire(ctx: VirtualContext, key: Hashable, number: int) -> None:
     if ctx.alive and ctx.timers.get(key) == number:
         del ctx.timers[key]
         ctx.machine.on_timer(ctx, key)
-        if ctx.world.pending:
-            ctx.world.settle()
 
 
-def durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
+def durable(ctx: VirtualContext, _a: None, _b: None) -> None:
     """The oldest record is durable: whatever waited for it, up to the next record, takes place."""
     held = ctx.held_back
     if not ctx.alive or held is None:
@@ -108,15 +98,14 @@ def durable(now: float, ctx: VirtualContext, _a: None, _b: None) -> None:
         effect[0](ctx, *effect[1:])
     if held:
         ctx.held_back = held
-    ctx.world.settle()
 
 
-def ask(now: float, asker: VirtualContext, exchange: Exchange, what: tuple[VirtualNode, Any]) -> None:
+def ask(asker: VirtualContext, exchange: Exchange, what: tuple[VirtualNode, Any]) -> None:
     target, msg = what
     world = asker.world
     if not world.is_plain and not world.reaches(asker.node, target):
         return  # the asker's deadline answers
-    back = now + world.delay(target.index, asker.node.index)
+    back = world.now + world.delay(target.index, asker.node.index)
     if not target.alive:
         world.push(back, fail, asker, exchange, "unreachable")
         return
@@ -135,12 +124,9 @@ def ask(now: float, asker: VirtualContext, exchange: Exchange, what: tuple[Virtu
     exchange.token = world.next_token()
     server.owed[exchange.token] = exchange
     server.machine.on_request(server, asker.me, msg, exchange.token)
-    world.settle()
 
 
-def answer(
-    now: float, asker: VirtualContext, exchange: Exchange, what: tuple[VirtualContext, Any]
-) -> None:
+def answer(asker: VirtualContext, exchange: Exchange, what: tuple[VirtualContext, Any]) -> None:
     server, msg = what
     world = asker.world
     if not asker.alive or not asker.asked or asker.asked.get(exchange.key) is not exchange:
@@ -153,19 +139,17 @@ def answer(
     else:
         world.refused += 1
         asker.machine.on_failure(asker, exchange.key, exchange.peer, "invalid")
-    world.settle()
 
 
-def fail(now: float, asker: VirtualContext, exchange: Exchange, reason: str) -> None:
+def fail(asker: VirtualContext, exchange: Exchange, reason: str) -> None:
     if exchange.server is not None and exchange.server.owed:
         exchange.server.owed.pop(exchange.token, None)
     if asker.alive and asker.asked and asker.asked.get(exchange.key) is exchange:
         del asker.asked[exchange.key]
         asker.machine.on_failure(asker, exchange.key, exchange.peer, reason)
-        asker.world.settle()
 
 
-def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None:
+def dialled(ctx: VirtualContext, peer: PeerId, failure: str) -> None:
     node = ctx.node
     world = node.world
     if not ctx.alive:
@@ -178,7 +162,6 @@ def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None
     if end is None and (failure or target is None):
         for one in waiting:
             one.machine.on_failure(one, CONNECT, peer, failure)
-        world.settle()
         return
     is_new = end is None
     if end is None:
@@ -189,21 +172,18 @@ def dialled(now: float, ctx: VirtualContext, peer: PeerId, failure: str) -> None
         world.hold(one, end, announce=not is_new)
 
 
-def refused(now: float, ctx: VirtualContext, peer: PeerId, _: None) -> None:
+def refused(ctx: VirtualContext, peer: PeerId, _: None) -> None:
     """The peer is up but does not speak this machine's protocol."""
     if ctx.alive:
         ctx.machine.on_failure(ctx, CONNECT, peer, "refused")
-        ctx.world.settle()
 
 
-def up(now: float, ctx: VirtualContext, peer: PeerId, link: Link) -> None:
+def up(ctx: VirtualContext, peer: PeerId, link: Link) -> None:
     if ctx.alive and link.is_open:
         ctx.machine.on_peer_up(ctx, peer)
-        if ctx.world.pending:
-            ctx.world.settle()
 
 
-def lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -> None:
+def lost(_ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -> None:
     """A node notices that a connection is gone."""
     peer, link = what
     current = node.links.get(peer)
@@ -215,11 +195,9 @@ def lost(now: float, _ctx: None, node: VirtualNode, what: tuple[PeerId, Link]) -
     for ctx in node.contexts:
         if uses[ctx.index]:
             ctx.machine.on_peer_down(ctx, peer)
-    if node.world.pending:
-        node.world.settle()
 
 
-def idle(now: float, ctx: VirtualContext, link: Link, _: None) -> None:
+def idle(ctx: VirtualContext, link: Link, _: None) -> None:
     """A connection that nobody held is closed if still nobody holds it."""
     if link.is_open and not link.held:
         ctx.world.reset(link.ends[1].other, link.ends[0].other)

@@ -30,6 +30,21 @@ class Exchange:
         self.token = Token(0)
 
 
+class Handlers(dict[type, Callable[..., None]]):
+    """What each type of message is handed to at once; what is not in here, to `on_message`."""
+
+    def __init__(self, kind: type[Machine[Any]]) -> None:
+        # A machine that dispatches by itself is asked every time.
+        super().__init__(kind.message_handlers if kind.on_message is Machine.on_message else {})
+
+    def __missing__(self, kind: type) -> Callable[..., None]:
+        return _by_itself
+
+
+def _by_itself(machine: Machine[Any], ctx: VirtualContext, peer: PeerId, msg: Any) -> None:
+    machine.on_message(ctx, peer, msg)
+
+
 class Near:
     """What each message touches, side by side: 10,000 contexts fit no cache, and a class lays out its
     slots by name."""
@@ -45,6 +60,7 @@ class VirtualContext(Near):
         "_rng",
         "asked",
         "index",
+        "listeners",
         "me",
         "node",
         "owed",
@@ -57,13 +73,15 @@ class VirtualContext(Near):
         self.node = node
         self.slot = slot
         self.links = node.links
+        self.listeners = node.listeners
         self.index = slot.index
         self.machine = slot.machine
         self.me = node.peer
         self.alive = True
-        # Dispatch by the class's table at once, unless a machine dispatches by itself.
-        by_table = type(self.machine).on_message is Machine.on_message
-        self.handlers = self.machine.message_handlers if by_table else _NO_HANDLERS
+        kind = type(self.machine)
+        if kind not in world.handlers:
+            world.handlers[kind] = Handlers(kind)
+        self.handlers = world.handlers[kind]
         self._rng: Random | None = None
         records = node.disk.get(slot.name)
         # What is durable and what the machine has said are one where the disk takes no time.
@@ -111,8 +129,9 @@ class VirtualContext(Near):
             self.held_back.append((VirtualContext.send, peer, msg))
             return
         world = self.world
-        end = self.links.get(peer)
-        if end is None:
+        try:
+            end = self.links[peer]
+        except KeyError:
             world.visit(self, peer, msg)
             return
         ctx = end.counterparts[self.index]
@@ -224,6 +243,3 @@ class VirtualContext(Near):
 
     def cancel_timer(self, key: Hashable) -> None:
         self.timers.pop(key, None)
-
-
-_NO_HANDLERS: dict[type, Callable[..., None]] = {}

@@ -15,7 +15,7 @@ from grove_core import host
 from grove_core.drive.timeline import Timeline
 from grove_core.drive.virtual import acts, pages
 from grove_core.drive.virtual.clock import skewed
-from grove_core.drive.virtual.context import VirtualContext
+from grove_core.drive.virtual.context import Handlers, VirtualContext
 from grove_core.drive.virtual.delays import Delay, constant
 from grove_core.drive.virtual.history import line
 from grove_core.drive.virtual.link import End, Link
@@ -111,6 +111,8 @@ class World:
         self.context: type[VirtualContext] = VirtualContext
         """What machines are given; a subclass can watch what they do."""
         self._skewed: type[VirtualContext] | None = None
+        self.handlers: dict[type, Handlers] = {}
+        """By class of machine, one object each: every message goes through it."""
         self.listeners: list[dict[type[Event], tuple[int, ...]]] = []
         self._shapes: dict[tuple[int, ...], int] = {}
         self._parts: list[tuple[Part, ...]] = []
@@ -175,6 +177,7 @@ class World:
         done = 0
         self._simplify()
         witness, advance = self.witness, self.timeline.advance
+        pending, settle = self.pending, self.settle
         limit = inf if events is None else events
         # What lives is long-lived here: collecting youngsters rarely gains a quarter of the time.
         thresholds = gc.get_threshold()
@@ -186,14 +189,18 @@ class World:
                 try:
                     if witness is None and self.timeline.ends < until and limit == inf:
                         for self.now, act, ctx, a, b in entries:  # none can be too late or too much
-                            act(self.now, ctx, a, b)
+                            act(ctx, a, b)
+                            if pending:
+                                settle()
                     else:
                         while gone < len(bucket) and bucket[gone][0] <= until and done + gone < limit:
                             self.now, act, ctx, a, b = next(entries)
                             gone += 1
                             if witness is not None:
                                 witness(self.now, act, ctx, a, b)
-                            act(self.now, ctx, a, b)
+                            act(ctx, a, b)
+                            if pending:
+                                settle()
                 finally:
                     gone = len(bucket) - length_hint(entries)
                     del bucket[:gone]
@@ -237,18 +244,18 @@ class World:
             source, event = pending.popleft()
             if not source.alive:
                 continue
-            node = source.node
             kind = type(event)
-            heard = node.listeners.get(kind)
+            heard = source.listeners.get(kind)
             if heard is None:
-                heard = tuple(ctx.index for ctx in node.contexts if ctx.slot.hears(kind))
-                node.listeners[kind] = heard
+                contexts = source.node.contexts
+                heard = tuple(ctx.index for ctx in contexts if ctx.slot.hears(kind))
+                source.listeners[kind] = heard
             for index in heard:
                 if index != source.index:
-                    ctx = node.contexts[index]
+                    ctx = source.node.contexts[index]
                     ctx.machine.on_event(ctx, event)
             for sink in self.sinks:
-                sink(node, event)
+                sink(source.node, event)
 
     # Faults.
 
