@@ -30,6 +30,7 @@ from typing import Any, Final, TypeAlias
 from grove_core.errors import LocalProtocolError
 from grove_core.events import Delivered, NeighborDown, NeighborUp
 from grove_core.machine import LOST, Context, Machine, PeerId, handles
+from grove_plumtree import messages
 from grove_plumtree.config import Config
 from grove_plumtree.messages import (
     MAX_IHAVE,
@@ -75,7 +76,14 @@ class Missing:
         """Whom we asked with GRAFT, and when."""
 
 
-class Plumtree(Machine[PlumtreeMessage]):
+class Algorithm1(Machine[PlumtreeMessage]):
+    """The paper's own variables, side by side: in a large world each message finds them far away, and
+    a class lays out its slots by name."""
+
+    __slots__ = ("eager", "lazy", "lazy_queue", "missing", "seen")
+
+
+class Plumtree(Algorithm1):
     """One node's broadcast. Emits Delivered."""
 
     __slots__ = (
@@ -85,14 +93,9 @@ class Plumtree(Machine[PlumtreeMessage]):
         "_seqno",
         "_subscriptions",
         "config",
-        "eager",
         "early",
-        "lazy",
-        "lazy_queue",
-        "missing",
         "promises",
         "received",
-        "seen",
         "times",
     )
 
@@ -183,7 +186,7 @@ class Plumtree(Machine[PlumtreeMessage]):
             # Said in an earlier life: the others have it, and we have heard ourselves.
             self._remember(ctx, mid, msg)
             return
-        self._receive(ctx, mid, Gossip(publication, min(msg.round + 1, MAX_ROUND)), peer)
+        self._receive(ctx, mid, messages.gossip(publication, min(msg.round + 1, MAX_ROUND)), peer)
         if peer in self.lazy:
             del self.lazy[peer]
             self.eager[peer] = None
@@ -202,7 +205,7 @@ class Plumtree(Machine[PlumtreeMessage]):
             if peer != sender:
                 ctx.send(peer, gossip)
         if self.lazy:
-            self._lazy_push(ctx, Announcement(mid, gossip.round), sender)
+            self._lazy_push(ctx, messages.news(mid, gossip.round), sender)
 
     def _duplicate(self, ctx: Ctx, peer: PeerId, mid: bytes) -> None:
         """A second copy: this link is redundant."""
@@ -220,14 +223,13 @@ class Plumtree(Machine[PlumtreeMessage]):
             del self.eager[peer]
             self.lazy[peer] = None
 
-    def _lazy_push(self, ctx: Ctx, announcement: Announcement, sender: PeerId | None) -> None:
+    def _lazy_push(self, ctx: Ctx, news: tuple[Announcement, ...], sender: PeerId | None) -> None:
         peers = [peer for peer in self.lazy if peer != sender]
         if self.config.ihave_interval:
-            self._announce(ctx, peers, (announcement,))
+            self._announce(ctx, peers, news)
         else:
-            ihave = IHave((announcement,))
             for peer in peers:
-                ctx.send(peer, ihave)
+                ctx.send(peer, messages.ihave(news))
 
     def _announce(self, ctx: Ctx, peers: Iterable[PeerId], news: tuple[Announcement, ...]) -> None:
         """Queue announcements for whom they are owed to now, whatever the links become meanwhile."""
@@ -246,14 +248,11 @@ class Plumtree(Machine[PlumtreeMessage]):
             ctx.set_timer(DISPATCH, self.config.ihave_interval or CATCH_UP_DELAY)
 
     def _dispatch(self, ctx: Ctx) -> None:
-        """Send what was announced meanwhile, one IHAVE to each peer; equal ones are one object."""
+        """Send what was announced meanwhile, one IHAVE to each peer."""
         self._is_dispatching = False
         queues, self.lazy_queue = self.lazy_queue, {}
-        ihave = IHave(())
         for peer, queue in queues.items():
-            if queue != ihave.announcements:
-                ihave = IHave(queue)
-            ctx.send(peer, ihave)
+            ctx.send(peer, messages.ihave(queue))
 
     # Algorithm 2: tree repair.
 

@@ -104,7 +104,29 @@ def signed_bytes(author: PeerId, seqno: int, topic: str, data: bytes) -> bytes:
     )
 
 
-# Each copy of a message asks for its id anew; 128 publications keep at most 8 MiB alive.
+# What is equal is one object, which in a simulated village thousands of nodes keep or await. Each of
+# these keeps 128 alive: at most 8 MiB of payloads.
+
+
+@lru_cache(maxsize=128)
+def gossip(publication: Publication, round: int) -> Gossip:
+    """The payload on its way, so many hops from its author."""
+    return Gossip(publication, round)
+
+
+@lru_cache(maxsize=128)
+def ihave(announcements: tuple[Announcement, ...]) -> IHave:
+    """Announcements on their way."""
+    return IHave(announcements)
+
+
+@lru_cache(maxsize=128)
+def news(id: bytes, round: int) -> tuple[Announcement]:
+    """One announcement, as the beginning of a queue."""
+    return (Announcement(id, round),)
+
+
+# Each copy of a message asks for its id anew.
 @lru_cache(maxsize=128)
 def message_id(publication: Publication) -> bytes:
     """The name of a message everywhere: SHA-256 of the signed bytes, 32 bytes."""
