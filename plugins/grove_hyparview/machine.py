@@ -29,6 +29,7 @@ Where the paper is silent or contradicts itself:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import filterfalse
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
@@ -303,7 +304,7 @@ class HyParView(Machine[HyParViewMessage]):
         errands = (*self.dialing.values(), *self.asked.values())
         free = self.config.active_size - len(self.active) - errands.count("repair")
         if free > 0 and len(self.tried) < self.config.attempts:
-            fresh = [peer for peer in self.passive if peer not in self.tried]
+            fresh = list(filterfalse(self.tried.__contains__, self.passive))
             for _ in range(min(free, len(fresh), self.config.attempts - len(self.tried))):
                 peer = fresh.pop(int(ctx.rng.random() * len(fresh)))
                 self.tried[peer] = None

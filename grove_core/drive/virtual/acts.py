@@ -56,7 +56,7 @@ def _passes(world: World, ctx: VirtualContext, peer: PeerId, msg: Any) -> bool:
     if world.cost is not None:
         done = world.occupy(ctx.node, world.cost(ctx, msg))
         if done > world.now:
-            world.push(done, deliver, ctx, peer, msg)
+            world.push((done, deliver, ctx, peer, msg))
             return False
     return True
 
@@ -107,18 +107,18 @@ def ask(asker: VirtualContext, exchange: Exchange, what: tuple[VirtualNode, Any]
         return  # the asker's deadline answers
     back = world.now + world.delay(target.index, asker.node.index)
     if not target.alive:
-        world.push(back, fail, asker, exchange, "unreachable")
+        world.push((back, fail, asker, exchange, "unreachable"))
         return
     server = world.counterparts(asker.node, target)[asker.index]
     if server is None:
-        world.push(back, fail, asker, exchange, "refused")
+        world.push((back, fail, asker, exchange, "refused"))
         return
     if server.owed is None:
         server.owed = {}
     waiting = sum(1 for other in server.owed.values() if other.asker.node is asker.node)
     if waiting >= server.slot.spec.requests or not world.holds(server, msg):
         world.refused += 1
-        world.push(back, fail, asker, exchange, "refused")
+        world.push((back, fail, asker, exchange, "refused"))
         return
     exchange.server = server
     exchange.token = world.next_token()

@@ -140,7 +140,7 @@ class VirtualContext(Near):
         elif end.clogged is not None:
             world.wait(self, end, msg)
         elif world.carrier is None:
-            # World.push and Timeline.push, spelled out: every other event passes here.
+            # Timeline.push, spelled out: every other event passes here.
             at = world.now + end.delay
             timeline = world.timeline
             index = int(at * timeline.scale)
@@ -162,13 +162,13 @@ class VirtualContext(Near):
         world = self.world
         target = world.nodes.get(peer)
         if target is None:
-            world.push(world.now, acts.fail, self, exchange, "unreachable")
+            world.push((world.now, acts.fail, self, exchange, "unreachable"))
             return
         setup = 0.0 if peer in self.links else world.setup(self.node, target)
         after = world.arrival(self, target, setup + world.delay(self.node.index, target.index), msg)
         if after is not None:
-            world.push(after, acts.ask, self, exchange, (target, msg))
-        world.push(world.now + timeout, acts.fail, self, exchange, "timeout")
+            world.push((after, acts.ask, self, exchange, (target, msg)))
+        world.push((world.now + timeout, acts.fail, self, exchange, "timeout"))
 
     def reply(self, token: Token, msg: Any) -> None:
         if self.held_back is not None:
@@ -180,7 +180,7 @@ class VirtualContext(Near):
             delay = world.delay(self.node.index, asker.node.index)
             after = world.arrival(self, asker.node, delay, msg)
             if after is not None:
-                world.push(after, acts.answer, asker, exchange, (self, msg))
+                world.push((after, acts.answer, asker, exchange, (self, msg)))
 
     def connect(self, peer: PeerId) -> None:
         if self.held_back is not None:
@@ -196,7 +196,7 @@ class VirtualContext(Near):
         if end is not None and self in end.link.held:
             end.link.held.remove(self)
             if not end.link.held:
-                self.world.push(self.world.now + self.world.idle, acts.idle, self, end.link, None)
+                self.world.push((self.world.now + self.world.idle, acts.idle, self, end.link, None))
 
     def emit(self, event: Event) -> None:
         if self.held_back is not None:
@@ -221,7 +221,7 @@ class VirtualContext(Near):
         if self.held_back is None:
             self.held_back = deque()
         self.held_back.append((None, key, value))
-        world.push(world.now + world.disk, acts.durable, self, None, None)
+        world.push((world.now + world.disk, acts.durable, self, None, None))
 
     def load(self, key: str) -> bytes | None:
         return self._records.get(key) if self._records else None
@@ -239,7 +239,7 @@ class VirtualContext(Near):
     def set_timer(self, key: Hashable, delay: float) -> None:
         world = self.world
         self.timers[key] = number = next(world.timers)
-        world.due((world.now + delay, acts.fire, self, key, number))
+        world.push((world.now + delay, acts.fire, self, key, number))
 
     def cancel_timer(self, key: Hashable) -> None:
         self.timers.pop(key, None)

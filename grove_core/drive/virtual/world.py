@@ -99,7 +99,7 @@ class World:
         self.keys = keys
         self.now = 0.0
         self.timeline = Timeline()
-        self.due = self.timeline.push
+        self.push = self.timeline.push
         self.timers = count()
         self.nodes: dict[PeerId, VirtualNode] = {}
         self.order: list[VirtualNode] = []
@@ -143,7 +143,7 @@ class World:
         node.identity = identity
         self.nodes[peer] = node
         self.order.append(node)
-        self.push(self.now + at, acts.start, None, node, None)
+        self.push((self.now + at, acts.start, None, node, None))
         return node
 
     def peer(self, index: int) -> PeerId:
@@ -158,12 +158,9 @@ class World:
     def _identity(self, index: int) -> Identity | None:
         return Identity.from_seed(self._name(index)) if self.keys else None
 
-    def push(self, at: float, act: Any, ctx: Any, a: Any, b: Any) -> None:
-        self.due((at, act, ctx, a, b))
-
     def at(self, time: float, act: Callable[[], None]) -> None:
         """Do something from outside at a virtual time: publish, crash, cut."""
-        self.push(time, acts.outside, None, act, None)
+        self.push((time, acts.outside, None, act, None))
 
     # Running.
 
@@ -181,7 +178,7 @@ class World:
         limit = inf if events is None else events
         # What lives is long-lived here: collecting youngsters rarely gains a quarter of the time.
         thresholds = gc.get_threshold()
-        gc.set_threshold(200_000, 20, 100)
+        gc.set_threshold(max(200_000, 200 * len(self.order)), 20, 100)
         try:
             while bucket := advance():
                 entries = iter(bucket)  # the bucket may grow behind what is done
@@ -272,7 +269,7 @@ class World:
         for end in tuple(node.links.values()):
             after = end.delay if silent is None else silent
             if after < inf:
-                self.push(self.now + after, acts.lost, None, end.other, (node.peer, end.link))
+                self.push((self.now + after, acts.lost, None, end.other, (node.peer, end.link)))
             end.link.close()
         node.links = {}
         if silent == inf:
@@ -282,7 +279,7 @@ class World:
         """Begin a crashed node's next life after `at` seconds, with what its disk holds."""
         if node.alive:
             raise LocalProtocolError(f"node {node.index} is alive; crash it first")
-        self.push(self.now + at, acts.start, None, node, None)
+        self.push((self.now + at, acts.start, None, node, None))
 
     def stop(self, node: VirtualNode) -> None:
         """End a node in order: `on_stop` is called and what it sends is still carried."""
@@ -330,11 +327,11 @@ class World:
         end = a.links.pop(b.peer, None)
         if end is None:
             return
-        self.push(self.now + self.delay(b.index, a.index), acts.lost, None, a, (b.peer, end.link))
+        self.push((self.now + self.delay(b.index, a.index), acts.lost, None, a, (b.peer, end.link)))
         back = b.links.get(a.peer)
         if back is not None and back.link is end.link:  # else b crashed silently: it is another life
             del b.links[a.peer]
-            self.push(self.now + end.delay, acts.lost, None, b, (a.peer, end.link))
+            self.push((self.now + end.delay, acts.lost, None, b, (a.peer, end.link)))
         end.link.close()
 
     def clog(self, a: VirtualNode, b: VirtualNode) -> None:
@@ -377,11 +374,11 @@ class World:
         node.dialling[peer] = {ctx: None}
         target = self.nodes.get(peer)
         if target is None or target is node:
-            self.push(self.now, acts.dialled, ctx, peer, "unreachable")
+            self.push((self.now, acts.dialled, ctx, peer, "unreachable"))
         elif not (self.reaches(node, target) and self.reaches(target, node)):
-            self.push(self.now + self.dial_timeout, acts.dialled, ctx, peer, "timeout")
+            self.push((self.now + self.dial_timeout, acts.dialled, ctx, peer, "timeout"))
         else:
-            self.push(self.now + self.setup(node, target), acts.dialled, ctx, peer, "")
+            self.push((self.now + self.setup(node, target), acts.dialled, ctx, peer, ""))
 
     def open(self, a: VirtualNode, b: VirtualNode) -> Link:
         """A connection between two live nodes, announced to the machines that can use it."""
@@ -391,7 +388,7 @@ class World:
             uses = self.match(node, other)[1]
             for ctx in node.contexts:
                 if uses[ctx.index]:
-                    self.push(self.now, acts.up, ctx, other.peer, link)
+                    self.push((self.now, acts.up, ctx, other.peer, link))
         return link
 
     def shape(self, parts: tuple[Part, ...]) -> int:
@@ -435,7 +432,7 @@ class World:
         """Send over a link through the world's carrier."""
         after = self.arrival(source, end.other, end.delay, msg)
         if after is not None:
-            self.push(after, acts.arrive, ctx, source.me, msg)
+            self.push((after, acts.arrive, ctx, source.me, msg))
 
     def arrival(self, source: VirtualContext, to: VirtualNode, delay: float, msg: Any) -> float | None:
         """When a message that is sent now arrives; None, and counted, if it never does."""
@@ -455,19 +452,19 @@ class World:
         delay = self.setup(source.node, target) + self.delay(source.node.index, target.index)
         after = self.arrival(source, target, delay, msg)
         if after is not None:
-            self.push(after, acts.visited, source, target, msg)
+            self.push((after, acts.visited, source, target, msg))
 
     def hold(self, ctx: VirtualContext, end: End, announce: bool) -> None:
         """Answer a `connect` over an open link."""
         if not self.match(ctx.node, end.other)[1][ctx.index]:
-            self.push(self.now, acts.refused, ctx, end.other.peer, None)
+            self.push((self.now, acts.refused, ctx, end.other.peer, None))
             return
         if not end.link.is_open:
             self.miss(ctx.node, end.other)
         if ctx not in end.link.held:
             end.link.held.append(ctx)
         if announce:
-            self.push(self.now, acts.up, ctx, end.other.peer, end.link)
+            self.push((self.now, acts.up, ctx, end.other.peer, end.link))
 
     def wait(self, ctx: VirtualContext, end: End, msg: Any) -> None:
         """Queue a message on a clogged link, within the spec's bound."""
@@ -502,7 +499,7 @@ class World:
         """A node used a link to one whose end nobody told it of: now it learns."""
         end = node.links.get(dead.peer)
         if dead in self.mourned and end is not None and not end.link.is_open:
-            self.push(self.now + end.delay, acts.lost, None, node, (dead.peer, end.link))
+            self.push((self.now + end.delay, acts.lost, None, node, (dead.peer, end.link)))
 
     def occupy(self, node: VirtualNode, seconds: float) -> float:
         """Work that a node's processor does when it is free; returns when it is done."""
