@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grove_core.drive.virtual import Clock, SimulationError, World, pages, world
-from grove_core.testing import part
+from grove_core.testing import Village, part
 from grove_core.testing.agreement import Agreement
 from tests.core.probe import Happened, Note, probe
 
@@ -109,3 +109,24 @@ def test_a_large_world_asks_for_large_pages_again_and_again(monkeypatch: pytest.
 def test_without_proc_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pages, "MAPS", tmp_path / "maps")
     assert pages.collapse() == 0
+
+
+def test_a_world_that_is_watched_goes_as_one_that_is_not() -> None:
+    """What nobody watches is handed over in the loop itself; cuts and crashes go the long way round."""
+
+    def history(trace: bool) -> object:
+        village = Village(
+            [part("hyparview", shuffle_interval=2.0), part("plumtree")], 40, seed=5, trace=trace
+        ).grow(5.0)
+        nodes = village.nodes
+        for number in range(6):
+            village.publish(nodes[number])
+            village.world.cut(nodes[number], nodes[-1])
+            village.world.crash(nodes[10 + number])
+            village.run_for(0.13)
+        village.world.mend()
+        village.run_for(5.0)
+        links = [node.broadcast.links() for node in village.alive]
+        return village.delivered, links, village.world.events, village.world.undeliverable
+
+    assert history(trace=True) == history(trace=False)
