@@ -224,17 +224,21 @@ class Plumtree(Algorithm1):
             self.lazy[peer] = None
 
     def _lazy_push(self, ctx: Ctx, news: tuple[Announcement, ...], sender: PeerId | None) -> None:
-        peers = [peer for peer in self.lazy if peer != sender]
         if self.config.ihave_interval:
-            self._announce(ctx, peers, news)
+            self._announce(ctx, self.lazy, news, sender)
         else:
-            for peer in peers:
-                ctx.send(peer, messages.ihave(news))
+            for peer in self.lazy:
+                if peer != sender:
+                    ctx.send(peer, messages.ihave(news))
 
-    def _announce(self, ctx: Ctx, peers: Iterable[PeerId], news: tuple[Announcement, ...]) -> None:
+    def _announce(
+        self, ctx: Ctx, peers: Iterable[PeerId], news: tuple[Announcement, ...], but: PeerId | None = None
+    ) -> None:
         """Queue announcements for whom they are owed to now, whatever the links become meanwhile."""
         queues = self.lazy_queue
         for peer in peers:
+            if peer == but:
+                continue
             queue = queues.get(peer)
             if queue is None:
                 queues[peer] = news
