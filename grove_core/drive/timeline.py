@@ -19,33 +19,21 @@ Entry = tuple[Any, ...]
 _time = itemgetter(0)
 
 
-class Buckets(dict[int, list[Entry]]):
-    """Entries by the number of their bucket, in order of arrival; `order` is a heap of the numbers."""
-
-    __slots__ = ("order",)
-
-    def __init__(self) -> None:
-        self.order: list[int] = []
-
-    def __missing__(self, index: int) -> list[Entry]:
-        bucket: list[Entry] = []
-        self[index] = bucket
-        heappush(self.order, index)
-        return bucket
-
-
 class Timeline:
     """A priority queue for entries that are rarely due long from now.
 
     width: seconds per bucket; any value gives the same order, a good one holds 10 to 1,000 entries.
     """
 
-    __slots__ = ("buckets", "current", "index", "scale")
+    __slots__ = ("_order", "buckets", "current", "index", "scale")
 
     def __init__(self, width: float = 0.004) -> None:
         self.scale = 1.0 / width
-        self.buckets = Buckets()
-        """Those after the current one."""
+        self.buckets: dict[int, list[Entry]] = {}
+        """Those after the current one by number, entries in order of arrival. Who finds the right one
+        here may append to it, which is what `push` would do."""
+        self._order: list[int] = []
+        """A heap of their numbers."""
         self.index = -1
         """Number of the bucket being worked off: an entry's is int(time * scale)."""
         self.current: list[Entry] = []
@@ -60,15 +48,19 @@ class Timeline:
     def push(self, entry: Entry) -> None:
         """Add an entry; its time may be anything from now on."""
         index = int(entry[0] * self.scale)
-        if index > self.index:
-            self.buckets[index].append(entry)
+        bucket = self.buckets.get(index)
+        if bucket is not None:
+            bucket.append(entry)
+        elif index > self.index:
+            self.buckets[index] = [entry]
+            heappush(self._order, index)
         else:
             insort(self.current, entry, key=_time)
 
     def advance(self) -> list[Entry]:
         """The bucket to work off now: `current` while it lasts, then the next; empty at the end."""
-        if not self.current and self.buckets.order:
-            self.index = heappop(self.buckets.order)
+        if not self.current and self._order:
+            self.index = heappop(self._order)
             self.current = self.buckets.pop(self.index)
             self.current.sort(key=_time)
         return self.current

@@ -24,7 +24,6 @@ class Received:
 
     def add(self, message_id: bytes, gossip: Gossip, now: float) -> None:
         """Remember a message that is not in `seen`. The oldest make room."""
-        assert message_id not in self.seen
         config = self._config
         self.seen[message_id] = now
         self.payloads[message_id] = gossip

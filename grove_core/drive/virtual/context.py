@@ -140,12 +140,12 @@ class VirtualContext(Near):
         elif end.clogged is not None:
             world.wait(self, end, msg)
         elif world.carrier is None:
-            # Timeline.push, spelled out: every other event passes here.
+            # Timeline.push for most: every other event passes here.
             at = world.now + end.delay
             timeline = world.timeline
-            index = int(at * timeline.scale)
-            if index > timeline.index:
-                timeline.buckets[index].append((at, acts.arrive, ctx, self.me, msg))
+            bucket = timeline.buckets.get(int(at * timeline.scale))
+            if bucket is not None:
+                bucket.append((at, acts.arrive, ctx, self.me, msg))
             else:
                 timeline.push((at, acts.arrive, ctx, self.me, msg))
         else:
