@@ -202,7 +202,9 @@ class VirtualContext(Near):
         if self.held_back is not None:
             self.held_back.append((VirtualContext.emit, event))
             return
-        self.world.pending.append((self, event))
+        world = self.world
+        if world.sinks or self.listeners.get(type(event)) != ():  # else nobody would hear it
+            world.pending.append((self, event))
 
     # What stays inside the node.
 
