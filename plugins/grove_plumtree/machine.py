@@ -134,7 +134,7 @@ class Plumtree(Algorithm1):
             )
         seqno = self._next_seqno(ctx)
         signature = ctx.sign(signed_bytes(ctx.me, seqno, topic, data))
-        gossip = Gossip(Publication(ctx.me, seqno, topic, data, signature), 0)
+        gossip = messages.gossip(Publication(ctx.me, seqno, topic, data, signature), 0)
         mid = message_id(gossip.publication)
         self._receive(ctx, mid, gossip, None)
         return mid
@@ -227,9 +227,10 @@ class Plumtree(Algorithm1):
         if self.config.ihave_interval:
             self._announce(ctx, self.lazy, news, sender)
         else:
+            ihave = messages.ihave(news)
             for peer in self.lazy:
                 if peer != sender:
-                    ctx.send(peer, messages.ihave(news))
+                    ctx.send(peer, ihave)
 
     def _announce(
         self, ctx: Ctx, peers: Iterable[PeerId], news: tuple[Announcement, ...], but: PeerId | None = None
@@ -245,7 +246,7 @@ class Plumtree(Algorithm1):
             elif len(queue) + len(news) <= MAX_IHAVE:
                 queues[peer] = queue + news
             else:
-                ctx.send(peer, IHave(queue))
+                ctx.send(peer, messages.ihave(queue))
                 queues[peer] = news
         if queues and not self._is_dispatching:
             self._is_dispatching = True
