@@ -73,7 +73,7 @@ class VirtualContext(Near):
         self.node = node
         self.slot = slot
         self.links = node.links
-        self.listeners = node.listeners
+        self.listeners = world.listeners[node.shape]
         self.index = slot.index
         self.machine = slot.machine
         self.me = node.peer

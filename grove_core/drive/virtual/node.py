@@ -25,7 +25,7 @@ class VirtualNode:
     """One node of a world, over all its lives. `broadcast`, `membership` … are its role handles."""
 
     __slots__ = ("clock", "contexts", "dialling", "disk", "host", "identity",
-                 "index", "links", "listeners", "parts", "peer", "shape", "starts",
+                 "index", "links", "parts", "peer", "shape", "starts",
                  "world")  # fmt: skip
 
     def __init__(self, world: World, index: int, parts: tuple[Part, ...], peer: PeerId) -> None:
@@ -41,7 +41,6 @@ class VirtualNode:
         self.dialling: dict[PeerId, dict[VirtualContext, None]] = {}
         self.contexts: tuple[VirtualContext, ...] = ()
         self.shape = world.shape(parts)
-        self.listeners = world.listeners[self.shape]
         self.starts = 0
 
     def __repr__(self) -> str:

@@ -161,7 +161,6 @@ def ledgers(group: Group) -> None:
     for node in group.nodes:
         node.parts = (*node.parts, Part(spec, _Nothing()))
         node.shape = group.world.shape(node.parts)
-        node.listeners = group.world.listeners[node.shape]
 
 
 class _Nothing:
